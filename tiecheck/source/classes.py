@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 
 from tiecheck.records.source import LooseCall, ModuleClass, Repeated, SourceFile, TiedKeys
+from tiecheck.source.calls import Function, arguments_of
 from tiecheck.source.copies import copied_layers
 from tiecheck.source.flow import Flow
-from tiecheck.source.methods import Function, arguments_of, read_method
+from tiecheck.source.methods import read_method
 from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, text_of, walked
 
 KEYS = "_tied_weights_keys"
@@ -32,8 +33,13 @@ CLONING = re.compile(r"clones\(|deepcopy\([\w.]+\)\s+for |Transformer(En|De)code
 TIMES = re.compile(r"\)\s*\]\s*\*|\*\s*\[\s*\w+[.(]")
 """Text without which no `[Thing()] * n` is written."""
 
-NOTED = re.compile(r"(?i)#(?!.*(?:\bno|n't|\bun|instead|break))[^\n]*\b(?:tie[sd]?|tying|shar(?:e[sd]?|ing))\b")
-"""A comment that speaks of a tie, and of none that is not to be."""
+NOTED = re.compile(
+    r"(?i)#[^\n]*\b(?:tie[sd]?|tying|shar(?:e[sd]?|ing))\b[^\n]*(?:\n[ \t]*(?:#[^\n]*|with\b[^\n#]*:)(?=\n))*"
+)
+"""A comment that speaks of a tie, with the rest of it and the `with` of a block below it."""
+
+DENIED = re.compile(r"(?i)\bno(?!_grad)|n't|\bun|instead|break")
+"""What a comment says that speaks of a tie which is not to be."""
 
 TELLING = re.compile(
     rb"\.weight\b|tie|tying|Embedding\(|post_init|to_empty|assign=True|deepcopy|_get_clones|partial\(|_keys\b|lambda"
@@ -78,8 +84,16 @@ def read_tree(
         copied=tuple(copied_layers((*classes, *functions), whole, lines)) if cloning else (),
         words=tuple(_flag_words(tree)) if FLAG_LIKE.search(text) else (),
         ignores=ignores,
-        notes=tuple(text.count("\n", 0, found.start()) + 1 for found in NOTED.finditer(text)),
+        notes=tuple(_noted(text)),
     )
+
+
+def _noted(text: str) -> Iterator[int]:
+    """Yield the lines of comments that speak of a tie, and of the `with` below them."""
+    for found in NOTED.finditer(text):
+        if not DENIED.search(found[0]):
+            first = text.count("\n", 0, found.start()) + 1
+            yield from range(first, first + found[0].count("\n") + 1)
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
@@ -149,7 +163,7 @@ def _class_of(node: ast.ClassDef, bases: Mapping[str, tuple[str, ...]], lines: L
             for name in (target.id for target in targets if isinstance(target, ast.Name)):
                 attributes.append((name, child.lineno, child.col_offset + 1, text_of(child, lines)))
                 keys = _tied_keys(child.value, child, lines) if name == KEYS else keys
-    begun = next((method for method in methods if method.name == "__init__"), None)
+    begun = next((one for name in ("__init__", "__post_init__") for one in methods if one.name == name), None)
     return ModuleClass(
         name=node.name,
         line=node.lineno,

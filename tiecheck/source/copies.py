@@ -6,12 +6,11 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping
 
 from tiecheck.records.source import CopiedLayer, ModuleClass
+from tiecheck.source.calls import Function
 from tiecheck.source.paths import Lines, called_name, copied_each, dotted_name, text_of, walked
 
 COPYING = frozenset({"TransformerEncoder", "TransformerDecoder"})
 """Classes of `torch.nn` that deep-copy the layer they are given (torch 2.13, `nn/modules/transformer.py`)."""
-
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def copied_layers(

@@ -7,27 +7,25 @@ import re
 from collections.abc import Mapping, Sequence
 
 from tiecheck.records.source import Branch, Event, EventKind
+from tiecheck.source.calls import Function, calls_of, closed_over, entries_of, given_to, writes_to
 from tiecheck.source.paths import (
     PARAMETER,
     Lines,
     Reached,
     called_name,
-    calls_of,
     copied_each,
     keeps,
     kind_of_event,
-    plain_part,
     reached_by,
-    text_of,
     walked,
-    weights_read,
+    written_sides,
 )
 
 DEPTH = 4
 """Calls of the class's own methods that are followed into one another."""
 
 FOLLOWED = 64
-"""Calls that are followed of one method: each way through those that call one another would have no end."""
+"""Calls that are followed of one method, and rounds of its loops: each way through all of them would have no end."""
 
 LISTS = frozenset({"ModuleList", "Sequential", "ModuleDict"})
 INITIALISERS = frozenset(
@@ -41,15 +39,15 @@ WRITTEN = frozenset({"share", "alias", "data", "parameter", "copy", "compare", "
 """Sorts of events that may have to be written otherwise."""
 
 BLOCKS = ("body", "orelse", "finalbody")
-Functions = Mapping[str, ast.FunctionDef | ast.AsyncFunctionDef]
 
 
 class Flow:
     """One way through a function and the methods of its class that it calls."""
 
-    def __init__(self, functions: Functions, names: dict[str, Reached], lines: Lines) -> None:
+    def __init__(self, functions: Mapping[str, Function], names: dict[str, Reached], lines: Lines) -> None:
         """Begin with the methods of a class (none for a function), what local names stand for, and the lines."""
         self.functions, self.names, self.lines = functions, names, lines
+        self.inner: dict[str, Function] = {}  # functions that are defined on the way
         self.classes: dict[str, str] = {}  # local name -> the class that it was built of
         self.values: dict[str, list[ast.expr]] = {}  # local name -> all that it was made of
         self.events: list[Event] = []
@@ -58,6 +56,7 @@ class Flow:
         self.entered: list[str] = []
         self.followed = 0
         self.whole: ast.expr | None = None  # the expression that is all of a statement
+        self.many = False  # whether a statement is there for several modules, and no edit suits them all
 
     def run(self, body: Sequence[ast.stmt]) -> None:
         """Add the events of some statements."""
@@ -65,7 +64,8 @@ class Flow:
             self._statement(statement)
 
     def _statement(self, node: ast.stmt) -> None:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            self.inner[node.name] = node
             return
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
@@ -82,8 +82,22 @@ class Flow:
         self.whole = node.value if isinstance(node, ast.Expr) else None
         for call in calls_of(node):
             self._call(call)
-        for block in BLOCKS:
+        blocks = BLOCKS[1:] if isinstance(node, ast.For) and self._rounds(node) else BLOCKS
+        for block in blocks:
             self.run(getattr(node, block, ()))
+
+    def _rounds(self, node: ast.For) -> bool:
+        """Add the events of a loop over things that are written out, once for each; False for any other loop."""
+        given = node.iter.elts if isinstance(node.iter, (ast.List, ast.Tuple)) else []
+        if not given or self.followed + len(given) > FOLLOWED:
+            return False
+        self.followed += len(given)
+        many, self.many = self.many, self.many or len(given) > 1
+        for one in given:
+            self._assign(node.target, one, node)
+            self.run(node.body)
+        self.many = many
+        return True
 
     def _compared(self, node: ast.Expr, value: ast.Compare) -> None:
         """Add the event of `a.weight == b.weight` as a statement, where `=` was meant."""
@@ -95,9 +109,11 @@ class Flow:
     def _arms(self, node: ast.If | ast.Match | ast.Try) -> None:
         if isinstance(node, ast.If):
             self.tests[node.lineno] = node.test
-            for call in walked(node.test):
-                if isinstance(call, ast.Call):
-                    self._call(call)
+            for part in walked(node.test):
+                if isinstance(part, ast.Call):
+                    self._call(part)
+                elif isinstance(part, ast.NamedExpr):
+                    self._local(part.target.id, part.value)
             arms: list[Sequence[ast.stmt]] = [node.body, node.orelse]
         elif isinstance(node, ast.Match):
             arms = [case.body for case in node.cases]
@@ -124,6 +140,8 @@ class Flow:
                 self._assign(target, arm, place)
                 self.branch = before
             return
+        if isinstance(value, ast.NamedExpr):
+            self._local(value.target.id, value.value)
         if isinstance(target, ast.Name):
             self._local(target.id, value)
             return
@@ -140,9 +158,20 @@ class Flow:
             self.names[name] = found
             return
         self.names.pop(name, None)
-        built = called_name(value)
+        built = called_name(self._made_by(value))
         if built and built.rpartition(".")[2][:1].isupper():
             self.classes[name] = built
+
+    def _function(self, name: str) -> Function | None:
+        """Return the function of the class, or of this function, that a name calls."""
+        return self.functions.get(name[5:]) if name.startswith("self.") else self.inner.get(name)
+
+    def _made_by(self, value: ast.expr) -> ast.expr:
+        """Return the call of a class that a function has as its one `return`, for a call of the function."""
+        function = self._function(called_name(value))
+        returned = [node.value for node in walked(function) if isinstance(node, ast.Return)] if function else []
+        made = returned[0] if len(returned) == 1 else None
+        return made if made and called_name(made).rpartition(".")[2][:1].isupper() else value
 
     def _write(self, written: Reached, value: ast.expr, place: ast.AST) -> None:
         """Add the event of an assignment to a path."""
@@ -162,12 +191,13 @@ class Flow:
 
     def _other_value(self, path: str, value: ast.expr, place: ast.AST) -> None:
         """Add the event of a value that is no path: something built, a list of modules, a closure."""
-        if isinstance(value, ast.Lambda) or called_name(value).rpartition(".")[2] == "partial":
-            own = {one.arg for one in ast.walk(value) if isinstance(one, ast.arg)}
-            for read in dict.fromkeys(weights_read(value, {k: v for k, v in self.names.items() if k not in own})):
+        closure: ast.AST | None = self.inner.get(value.id) if isinstance(value, ast.Name) else None
+        if closure or isinstance(value, ast.Lambda) or called_name(value).rpartition(".")[2] == "partial":
+            for read in closed_over(closure or value, self.names):
                 self._add("closure", path, Reached(read, ()), place)
             return
-        form = "kept" if keeps(value, path, self.names, self.values, set()) else ""
+        called, value = value, self._made_by(value)
+        form = "kept" if any(keeps(one, path, self.names, self.values, set()) for one in (called, value)) else ""
         if isinstance(value, ast.Name) and value.id in self.classes:
             self._event("build", path, self.classes[value.id], place, form)
             return
@@ -185,18 +215,7 @@ class Flow:
 
     def _inside(self, path: str, value: ast.Call) -> None:
         """Add the modules that a container is given by name or place."""
-        given = [*value.args]
-        if len(given) == 1 and isinstance(given[0], (ast.List, ast.Tuple)):
-            given = given[0].elts
-        entries: list[tuple[str, ast.expr]] = [(str(i), one) for i, one in enumerate(given)]
-        if len(value.args) == 1 and isinstance(value.args[0], ast.Dict):
-            pairs = zip(value.args[0].keys, value.args[0].values, strict=True)
-            entries = [
-                (key.value, one) for key, one in pairs if isinstance(key, ast.Constant) and isinstance(key.value, str)
-            ]
-        elif len(value.args) == 1 and called_name(value.args[0]) == "dict" and isinstance(value.args[0], ast.Call):
-            entries = [(word.arg, word.value) for word in value.args[0].keywords if word.arg]
-        for name, one in entries:
+        for name, one in entries_of(value):
             built = called_name(one)
             if built and built.rpartition(".")[2][:1].isupper():
                 self._event("build", f"{path}.{name}", built, one)
@@ -215,8 +234,8 @@ class Flow:
             filled = reached_by(node.args[0], self.names)
             if filled is not None and filled.parameter:
                 self._add("init", filled.path, None, node)
-        elif name.startswith("self.") and last in self.functions and name.count(".") == 1:
-            if self._enter(last):
+        elif function := self._function(name):
+            if self._enter(function, node):
                 return
         elif last in INITIALISERS and isinstance(node.func, ast.Attribute):
             self._loaded(node, owner if last == "load_state_dict" else None)
@@ -249,20 +268,24 @@ class Flow:
         if base is not None and not base.form:
             self._write(Reached(f"{base.path}.{given[1].value}".lstrip("."), ()), given[2], node)
 
-    def _enter(self, name: str) -> bool:
-        """Add the events of one of the class's own methods; False where that would lead too far."""
-        if name in self.entered or name == "forward":
+    def _enter(self, function: Function, call: ast.Call) -> bool:
+        """Add the events of a function of the class, or of this one; False where that would lead too far."""
+        if function.name in self.entered or function.name == "forward":
             return True
         if len(self.entered) >= DEPTH or self.followed == FOLLOWED:
             return False
         self.followed += 1
-        function = self.functions[name]
-        inner = dict(self.names)
-        self.entered.append(name)
-        self.names = {key: found for key, found in self.names.items() if not found.path}
+        outer = self.names, self.inner, self.many
+        given = given_to(function, call, self.names)
+        if function is self.functions.get(function.name):
+            self.names = {key: found for key, found in self.names.items() if not found.path}
+            self.inner = {}
+        self.names = {key: found for key, found in {**self.names, **given}.items() if found}
+        self.many = self.many or writes_to(function, given)
+        self.entered.append(function.name)
         self.run(function.body)
-        self.names = inner
         self.entered.pop()
+        self.names, self.inner, self.many = outer
         return True
 
     def _add(self, kind: EventKind, target: str, found: Reached | None, place: ast.AST) -> None:
@@ -271,26 +294,6 @@ class Flow:
 
     def _event(self, kind: EventKind, target: str, source: str, place: ast.AST, form: str = "") -> None:
         line, column = getattr(place, "lineno", 1), getattr(place, "col_offset", 0) + 1
-        statement, sides = self._written(place) if kind in WRITTEN else ("", ())
+        told = kind in WRITTEN and not self.many
+        statement, sides = written_sides(place, self.whole, self.names, self.lines) if told else ("", ())
         self.events.append(Event(kind, target, source, line, column, self.branch, form, statement, sides))
-
-    def _written(self, place: ast.AST) -> tuple[str, tuple[str, ...]]:
-        """Return the text of a statement that does one thing, and of its two sides without operations on them."""
-        if isinstance(place, ast.Assign) and len(place.targets) == 1 and not isinstance(place.value, ast.IfExp):
-            target, value = place.targets[0], place.value
-        elif isinstance(place, ast.Call) and place is self.whole and isinstance(place.func, ast.Attribute):
-            target, value = place.func.value, place.args[0]
-            if (
-                isinstance(value, ast.Call)
-                and isinstance(value.func, ast.Attribute)
-                and value.func.attr == "state_dict"
-            ):
-                value = value.func.value
-        elif isinstance(place, ast.Expr) and isinstance(place.value, ast.Compare):
-            target, value = place.value.left, place.value.comparators[0]
-        else:
-            return "", ()
-        parts = [plain_part(one, self.names) for one in (target, value)]
-        end = ".weight" if called_name(place).endswith("load_state_dict") else ""
-        sides = tuple(f"{text_of(part, self.lines)}{end}" for part in parts if part is not None)
-        return text_of(place, self.lines), sides if len(sides) == len(parts) else ()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from tiecheck.records.source import Method
+from tiecheck.source.calls import Function, arguments_of
 from tiecheck.source.flow import Flow
 from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, reached_by, text_of, walked
 
@@ -14,14 +15,6 @@ HAPPENING = re.compile(
     rb"(\.\w+(\s*[,:][^=\n]*)?|\])\s*=[^=]|weight|bias|init|apply|attr|_module|_parameter|lambda|partial|_\(|state_dict"
 )
 """Text without one of which nothing is built, tied or drawn in a method: most `forward` of a model."""
-
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-def arguments_of(function: Function) -> list[ast.arg]:
-    """Return the arguments of a function that have a place or a name, in order."""
-    given = function.args
-    return [*given.posonlyargs, *given.args, *given.kwonlyargs]
 
 
 def read_method(name: str, function: Function, functions: Mapping[str, Function], lines: Lines) -> Method:

@@ -100,7 +100,7 @@ def reached_by(node: ast.AST, names: Mapping[str, Reached]) -> Reached | None:  
         return _element(node, names)
     if isinstance(node, ast.Call):
         return _result(node, names)
-    return None
+    return reached_by(node.value, names) if isinstance(node, ast.NamedExpr) else None
 
 
 def _element(node: ast.Subscript, names: Mapping[str, Reached]) -> Reached | None:
@@ -156,7 +156,7 @@ def plain_part(node: ast.expr, names: Mapping[str, Reached]) -> ast.expr | None:
     None where no such part is written: a local name stands for a copy.
     """
     part: ast.AST = node
-    while (found := reached_by(part, names)) is not None:
+    while (found := reached_by(part, names)) is not None and not isinstance(part, ast.NamedExpr):
         if not found.form:
             return part if isinstance(part, ast.expr) else None
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and reached_by(part.func.value, names):
@@ -168,6 +168,26 @@ def plain_part(node: ast.expr, names: Mapping[str, Reached]) -> ast.expr | None:
         else:
             return None
     return None
+
+
+def written_sides(
+    place: ast.AST, whole: ast.expr | None, names: Mapping[str, Reached], lines: Lines
+) -> tuple[str, tuple[str, ...]]:
+    """Return the text of a statement that does one thing, and of its two sides without operations on them."""
+    if isinstance(place, ast.Assign) and len(place.targets) == 1 and not isinstance(place.value, ast.IfExp):
+        target, value = place.targets[0], place.value
+    elif isinstance(place, ast.Call) and place is whole and isinstance(place.func, ast.Attribute):
+        target, value = place.func.value, place.args[0]
+        if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "state_dict":
+            value = value.func.value
+    elif isinstance(place, ast.Expr) and isinstance(place.value, ast.Compare):
+        target, value = place.value.left, place.value.comparators[0]
+    else:
+        return "", ()
+    parts = [plain_part(one, names) for one in (target, value)]
+    end = ".weight" if called_name(place).endswith("load_state_dict") else ""
+    sides = tuple(f"{text_of(part, lines)}{end}" for part in parts if part is not None)
+    return text_of(place, lines), sides if len(sides) == len(parts) else ()
 
 
 CLONERS = frozenset({"_get_clones", "get_clones", "_clones", "clones"})
@@ -224,24 +244,6 @@ def keeps(node: ast.AST, path: str, names: Mapping[str, Reached], values: Values
         owner = reached_by(node.func.value, names)
         given += [node.func.value] if owner is None or not owner.parameter else []
     return any(keeps(one, path, names, values, seen) for one in given)
-
-
-EXPRESSIONS = ("value", "test", "iter", "exc")
-"""Fields of a statement that are expressions of its own."""
-
-
-def calls_of(node: ast.stmt) -> Iterator[ast.Call]:
-    """Yield the calls in a statement itself, outermost first, and not those in blocks under it."""
-    waiting = [value for value in map(node.__dict__.get, EXPRESSIONS) if isinstance(value, ast.AST)]
-    waiting += [item.context_expr for item in getattr(node, "items", ())]
-    for child in waiting:  # grows as it goes
-        if isinstance(child, ast.Call):
-            yield child
-            waiting += [child.func, *child.args, *(word.value for word in child.keywords)]
-        elif isinstance(child, ast.Attribute):
-            waiting.append(child.value)
-        elif not isinstance(child, (ast.Lambda, ast.Name, ast.Constant)):
-            waiting += ast.iter_child_nodes(child)
 
 
 def kind_of_event(written: Reached, found: Reached) -> EventKind:

@@ -42,11 +42,11 @@ WORDS = (b"torch", b"Module", b"mbed", b"Linear", b"nn.")
 """Words one of which stands in whatever has modules; an edge of a graph has a `.weight` too."""
 
 ALONE = (
-    (rb"tie(?!_word_embeddings\b)(?:d?_?[wpk]|check:|(?<=_to_tie))",),  # TIE803 to 805, 814, 815, and TIE901
-    (rb"to_empty\(",),  # TIE811
-    (rb"load_state_dict\(", rb"assign"),  # TIE810
+    (b"tie", rb"tie(?!_word_embeddings\b)(?:d?_?[wpk]|check:|(?<=_to_tie))"),  # TIE803 to 805, 814, 815, and TIE901
+    (b"to_empty(", rb""),  # TIE811
+    (b"load_state_dict(", rb"assign"),  # TIE810
 )
-"""Forms that stand together in a file with a finding of these rules, whatever else is in it."""
+"""Text and form that stand in a file with a finding of these rules, whatever else is in it; text alone takes half."""
 
 _TABLE = rb"[._\"'](?i:wte|wpe|emb|embed\w{0,40}|shared|tok_\w{1,40}|vocab_emb\w{0,40})(?:\(\)|[\"'])?(?![\w.(\[])"
 _MADE = rb"\[[\s(]*(?:\w+\.)*[A-Z]\w*\("
@@ -67,7 +67,7 @@ AMONG = (
 )
 """The same for those of a file that has modules. First forms begin with plain text, for which `re` looks at once."""
 
-FORMS = tuple(tuple(tuple(map(re.compile, some)) for some in each) for each in (ALONE, AMONG))
+FORMS = tuple((text, re.compile(form)) for text, form in ALONE), tuple(tuple(map(re.compile, some)) for some in AMONG)
 
 THEIRS = re.compile(r"#\s*trf-ignore:\s*(TRF\d+)", re.IGNORECASE)
 SAME_RULES = {"TRF048": "TIE803"}
@@ -118,8 +118,10 @@ def source_bytes(path: str, shown: str) -> bytes:
 
 def may_tell(data: bytes) -> bool:
     """Tell whether a file's bytes may have anything to do with ties."""
-    groups = FORMS if any(word in data for word in WORDS) else FORMS[:1]
-    return any(all(form.search(data) for form in forms) for group in groups for forms in group)
+    alone, among = FORMS
+    if any(text in data and form.search(data) for text, form in alone):
+        return True
+    return any(word in data for word in WORDS) and any(all(form.search(data) for form in forms) for forms in among)
 
 
 def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFile | None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from tiecheck.records.source import Event, Method, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.source.rewrites import uncopied
-from tiecheck.rules.source.sightings import STATELESS, event_draft, source_draft, source_facts
+from tiecheck.rules.source.sightings import STATELESS, asked, event_draft, source_draft, source_facts
 from tiecheck.wording import with_article
-
-_SHARING = re.compile(r"(?P<no>not )?(?:\w+\.)*\w*?(?:share|shared|tie|tied)(?:_\w+)?")
-"""A condition that is nothing but a flag which asks for sharing."""
 
 
 class CloneInsteadOfShare(Rule):
@@ -70,6 +66,8 @@ class CloneInsteadOfShare(Rule):
         turned = net.format(test="not self.config.tie_heads", one=shared, other=each)
         yield Case("by hand, in the other branch", source_facts(turned), finds=("info",))
         yield Case("shared", source_facts(net.format(test=flag, one=shared, other=copies)))
+        for no in ("not config.share_heads", "config.untie_heads", "config.share_heads is False"):
+            yield Case(f"copied where {no}", source_facts(net.format(test=no, one=copies, other=shared)))
         yield Case("by another flag", source_facts(net.format(test="config.with_box_refine", one=copies, other=shared)))
         both = net.format(test=f"{flag} and config.two_stage", one=copies, other=shared)
         yield Case("a condition of two parts", source_facts(both))
@@ -77,12 +75,10 @@ class CloneInsteadOfShare(Rule):
 
 def _cloned_though(method: Method) -> Iterator[tuple[Event, str]]:
     """Yield the deep copies of a method that happen where a flag asks for sharing, with the condition."""
-    tests = dict(method.tests)
     for event in method.events:
-        for line, arm in event.branch if event.kind == "clone" else ():
-            found = _SHARING.fullmatch(tests.get(line, ""))
-            if found is not None and arm == (1 if found["no"] else 0):
-                yield event, tests[line]
+        for wanted, test in asked(event, method) if event.kind == "clone" else ():
+            if wanted:
+                yield event, test
 
 
 class ClonedWithSharedChild(Rule):

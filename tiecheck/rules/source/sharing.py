@@ -10,6 +10,7 @@ from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.source.rewrites import MORE, shared_instead, unaliased
 from tiecheck.rules.source.sightings import (
     PLAIN_MODEL,
+    asked,
     class_of_path,
     event_draft,
     is_embedding,
@@ -18,6 +19,7 @@ from tiecheck.rules.source.sightings import (
     replacing,
     says_tie,
     source_facts,
+    together,
 )
 
 ENGINES = frozenset({"vllm", "sglang"})
@@ -96,7 +98,11 @@ def _is_alias_of_head(owner: ModuleClass, event: Event) -> bool:
 
 
 def _alike_once(events: Iterator[Event]) -> Iterator[Event]:
-    yield from {(event.line, event.column, event.target): event for event in events}.values()
+    yield from {_place(event): event for event in events}.values()
+
+
+def _place(event: Event) -> tuple[int, int, str]:
+    return event.line, event.column, event.target
 
 
 class CopyInsteadOfShare(Rule):
@@ -126,10 +132,10 @@ class CopyInsteadOfShare(Rule):
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
             for owner in file.classes:
-                meant = (m for m in owner.methods if not re.search(r"(?i)untie|un_tie", m.name))
-                for event in _alike_once(e for m in meant for e in m.events if not _tied_anyway(owner, e, m)):
+                others = {_place(e) for m in owner.methods for e in m.events if _meant_otherwise(owner, e, m)}
+                for event in _alike_once(e for m in owner.methods for e in m.events):
                     said = _broken_tie(file, owner, event)
-                    if said is None:
+                    if said is None or _place(event) in others:
                         continue
                     turned = {"t", "T", "mT", "transpose"} & set(event.form.split())
                     told = "copy" not in said or says_tie(file, owner, event)
@@ -199,11 +205,20 @@ class CopyInsteadOfShare(Rule):
         yield Case("values that are copied where nothing says tie", source_facts(begun))
 
 
-def _tied_anyway(owner: ModuleClass, event: Event, method: Method) -> bool:
-    """Tell whether the two of a copy are one: by a later statement, or, for values, by the constructor in any case."""
+def _meant_otherwise(owner: ModuleClass, event: Event, method: Method) -> bool:
+    """Tell whether a copy is not meant to tie: where a flag wants no tie, or the method unties.
+
+    Also where the two are one: by a later statement, by one in another arm of a `try`, or of an `if` where no flag asks
+    for a tie, of which this is what is left, or, for values, by the constructor in any case.
+    """
     if event.kind not in ("data", "parameter", "copy"):
         return False
+    flags, tests = dict(asked(event, method)), dict(method.tests)
+    if re.search(r"(?i)untie|un_tie", method.name) or False in flags:
+        return True
+    alone = event._replace(branch=tuple(arm for arm in event.branch if not flags or arm[0] not in tests))
     ties = [e for e in method.events[method.events.index(event) + 1 :] if {*e.branch} <= {*event.branch}]
+    ties += [e for e in method.events if not together(e, alone)]
     begun = owner.method("__init__")
     if event.kind != "parameter" and begun is not None and begun is not method:
         ties += [e for e in begun.events if not e.branch and not replacing(e, begun.events)]

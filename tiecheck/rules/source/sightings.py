@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from tiecheck.records.edits import Edit
@@ -44,8 +44,11 @@ PUBLISHED = re.compile(r"For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining
 """Ends of the names of transformers' classes that have a head."""
 
 
-_TIE_FLAG = re.compile(r"(?:\w+\.)*\w*?(?:tie|tied|share|shared)(?:_\w+)?")
-"""A condition that is nothing but a flag which asks for a tie."""
+_TIE_FLAG = re.compile(
+    r"(?P<no>not )?(?:(?:\w+\.)*|getattr\([\w.]+, ')(?P<un>(?:\w*_)?(?:un|no|not|dont|skip|without)_?(?=tie|share))?"
+    r"(?:\w*?(?:tie|tied|share|shared)(?:_\w+)?)(?:'(?:, \w+)?\))?(?: (?:is|==) (?P<value>True|False))?"
+)
+"""A condition that is nothing but a flag which asks for a tie, or for none."""
 
 OWNING_NOTHING = re.compile(r"PreTrainedModel$|^Module$|Mixin$|^Generic$|^ABC$")
 """Names of bases that build no layer and map no tied names."""
@@ -170,13 +173,20 @@ def says_tie(file: SourceFile, owner: ModuleClass, event: Event) -> bool:
         "tie" in owner.name.lower()
         or owner.keys is not None
         or not {event.line, event.line - 1}.isdisjoint(file.notes)
-        or any(event in m.events and ("tie" in m.name or _asked(event, dict(m.tests))) for m in owner.methods)
+        or any(event in m.events and ("tie" in m.name or True in dict(asked(event, m))) for m in owner.methods)
     )
 
 
-def _asked(event: Event, tests: Mapping[int, str]) -> bool:
-    """Tell whether an event happens where a flag that asks for a tie is true."""
-    return any(arm == 0 and _TIE_FLAG.fullmatch(tests.get(line, "")) for line, arm in event.branch)
+def asked(event: Event, method: Method) -> Iterator[tuple[bool, str]]:
+    """Yield whether a tie is asked for where an event happens, by each flag that decides it, with the condition."""
+    tests = dict(method.tests)
+    for line, arm in event.branch:
+        test = tests.get(line, "")
+        for part in test.split(" and ") if arm == 0 else [test]:
+            if found := _TIE_FLAG.fullmatch(part):
+                wanted = (arm == 0) ^ bool(found["no"]) ^ bool(found["un"]) ^ (found["value"] == "False")
+                if part == test or not wanted:
+                    yield wanted, test
 
 
 def together(one: Event, other: Event) -> bool:
