@@ -14,10 +14,12 @@ import pytest
 import tiecheck
 from tiecheck.engine.run import assemble_report
 from tiecheck.records.report import Report, TargetReport
+from tiecheck.render import html as html_page
+from tiecheck.render import svg
 from tiecheck.render.findings import place_text, whom_text
 from tiecheck.render.lines import Line, cells, page_width, wants_color, wrapped
 from tiecheck.render.reports import Style
-from tiecheck.render.text import MANY, SCREEN, found_text, render, report_text, times
+from tiecheck.render.text import MANY, SCREEN, common_folder, found_text, render, report_text, times
 from tiecheck.rules.registry import OTHER_SEVERITIES, rule_of
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
@@ -88,6 +90,27 @@ def test_the_first_command_is_one_screen_at_any_width(targets, monkeypatch, widt
     twice = text_of([*targets, *targets])
     assert len(twice.splitlines()) > SCREEN
     assert "declared as one" in twice, "what fits in no form keeps its sentences"
+
+
+def test_a_folder_that_all_absolute_targets_lie_in_is_named_once(targets, monkeypatch) -> None:
+    """A deep folder before each name took a screen of 80 columns past its goal."""
+    deep = f"/{'folder/' * 12}"
+    there = [target._replace(target=f"{deep}{name}") for target, name in zip(targets, NAMES, strict=True)]
+    monkeypatch.setenv("COLUMNS", "80")
+    text = text_of(there)
+    assert "".join(text.split()).count(deep) == 1
+    assert len(text.splitlines()) <= SCREEN
+    assert f"pass    {NAMES[0]}  " in text
+    for few in (there[: MANY - 1], [*targets[:1], *there], [there[0]._replace(target="/other/model"), *there]):
+        assert common_folder(assemble_report(few)) == ""
+    likely = [
+        there[0]._replace(target=f"/models/{name}/model") for name in ("llama-a", "llama-b", "llama-c", "llama-d")
+    ]
+    assert common_folder(assemble_report(likely)) == "/models/"
+    for form in (html_page, svg):
+        stream = io.StringIO()
+        form.render(assemble_report(there), Style(), stream)
+        assert f">{NAMES[0]}<" in stream.getvalue() or f"  {NAMES[0]}  " in stream.getvalue()
 
 
 def test_a_pass_says_what_was_judged(targets: list[TargetReport], monkeypatch) -> None:

@@ -12,17 +12,18 @@ from tiecheck.render.findings import note_text, place_text, whom_text
 from tiecheck.render.lines import escaped
 from tiecheck.render.pictures import target_pictures
 from tiecheck.render.reports import Style
-from tiecheck.render.text import summary_text, ties_text
+from tiecheck.render.text import common_folder, summary_text, ties_text
 
 SHEET = (
     COLOURS
     + """
-:root{--line:#8884}
+:root{--line:#8884;--warned:#9a5b00}
+@media(prefers-color-scheme:dark){:root{--warned:#e0a84a}}
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
 code,pre{font-family:ui-monospace,monospace;font-size:.92em;overflow-wrap:anywhere}pre{overflow-x:auto}
 details{border-top:1px solid var(--line);padding:.4rem 0}summary{cursor:pointer;overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:4rem 1fr;margin:.3rem 0 1rem}dd{margin:0;overflow-wrap:anywhere}
-.fail,.error{color:var(--lost)}.pass{color:var(--tied)}.warning{color:var(--unknown)}
+.fail,.error{color:var(--lost)}.pass{color:var(--tied)}.warning{color:var(--warned)}
 b{display:inline-block;min-width:5rem}.scroll{overflow-x:auto}dt{opacity:.7}
 """
 )
@@ -36,17 +37,20 @@ LEGEND = (
 def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG001  # one signature for all formats
     """Write the page: the counts, then each target to be opened, those that fail opened already."""
     stream.write(f"{page_head('tiecheck')}<p>{html_text(summary_text(report))}</p><p>{LEGEND}</p>\n")
+    folder = common_folder(report)
+    if folder:
+        stream.write(f"<p>In <code>{html_text(folder)}</code>:</p>\n")
     many = sum(target.status == "fail" for target in report.targets) > 10
     for target in report.targets:
-        stream.writelines(_target(target, opened=not many and target.status in ("fail", "error")))
+        stream.writelines(_target(target, len(folder), opened=not many and target.status in ("fail", "error")))
     stream.write("</body></html>\n")
 
 
-def _target(target: TargetReport, *, opened: bool) -> Iterator[str]:
+def _target(target: TargetReport, known: int, *, opened: bool) -> Iterator[str]:
     model = f" {html_text(target.architecture)}" if target.architecture else ""
     yield f'<details{" open" if opened else ""}><summary><b class="{target.status}">{target.status}</b> '
     ties = f", {html_text(ties_text(target))}" if target.status == "pass" else ""
-    yield f"<code>{html_text(target.target)}</code>{model}{ties}</summary>\n"
+    yield f"<code>{html_text(target.target[known:])}</code>{model}{ties}</summary>\n"
     for text in (target.reason, *(error.message for error in target.errors)):
         if text:
             yield f"<p>{html_text(text)}</p>\n"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tiecheck.records.report import TargetReport, TieEntry
 from tiecheck.records.words import HURTS, Outcome
-from tiecheck.render.drawing import Picture, clean, label, shortened
+from tiecheck.render.drawing import CHARACTER, Picture, clean, label, shortened
 
-CELL, LEFT, TOP, RIGHT = 26, 300, 128, 96
-"""Sizes of the strip: a cell's side, the room for names, for loaders, and for the end of the last one's."""
+CELL, TOP, RIGHT = 26, 128, 96
+"""Sizes of the strip: a cell's side, the room for loaders, and for the end of the last one's."""
 
 ROWS = 40
 """Tie groups that are drawn."""
@@ -26,16 +26,17 @@ def loader_strip(target: TargetReport) -> Picture | None:
     if not columns or not target.ties:
         return None
     rows = target.ties[:ROWS]
+    left = int(CHARACTER * max(len(_short(tie)) for tie in rows)) + 16
     parts = []
     for i, (loader, versions) in enumerate(columns):
-        x = LEFT + CELL * i + CELL // 2
+        x = left + CELL * i + CELL // 2
         title = clean(f"{loader} {versions}")
         parts.append(f'<text transform="translate({x + 4},{TOP - 6}) rotate(-55)">{title}</text>')
     for row, tie in enumerate(rows):
         y = TOP + CELL * row
-        parts.append(label(LEFT - 8, y + 17, _short(tie), "end"))
-        parts += [_cell(target, tie, column, LEFT + CELL * i, y) for i, column in enumerate(columns)]
-    width, height = LEFT + CELL * len(columns) + RIGHT, TOP + CELL * len(rows) + 4
+        parts.append(label(left - 8, y + 17, _short(tie), "end"))
+        parts += [_cell(target, tie, column, left + CELL * i, y) for i, column in enumerate(columns)]
+    width, height = left + CELL * len(columns) + RIGHT, TOP + CELL * len(rows) + 4
     return Picture(f"{target.target}: tie groups and loaders", width, height, "".join(parts))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tiecheck.records.report import TieEntry
 from tiecheck.render.drawing import Picture, box, label, shortened
 
-LEFT, TOP, HIGH, ACROSS = 12, 26, 54, 640
+LEFT, TOP, HIGH, ACROSS = 12, 44, 54, 420
 """Room to the left and above, the height of the largest difference, and the width of all rows."""
 
 MEANING = {".": "none differs", "?": "differ, not measured", " ": "not compared"}
@@ -21,8 +21,8 @@ def row_barcode(tie: TieEntry) -> Picture | None:
     bands = tie.rows_apart
     rows = tie.shape[0] if tie.shape else len(bands)
     wide = ACROSS / len(bands)
-    compared = " and ".join(shortened(name, 22) for name in (tie.stored_names or tie.names)[:2])
-    parts = [label(LEFT, 16, f"rows of {compared} that differ, and by how much")]
+    compared = " and ".join(shortened(name, 26) for name in (tie.stored_names or tie.names)[:2])
+    parts = [label(LEFT, 16, "rows that differ, and by how much"), label(LEFT, 34, compared)]
     for i, mark in enumerate(bands):
         first, last = -(-i * rows // len(bands)), -(-(i + 1) * rows // len(bands)) - 1
         told = MEANING.get(mark) or f"differ, by up to {mark}/9 of the largest difference"

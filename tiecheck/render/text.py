@@ -6,6 +6,7 @@ take more than a screen.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TextIO
@@ -73,10 +74,13 @@ def report_text(report: Report, *, verbose: bool = False) -> str:
 
 def _lines(report: Report, style: Style, detail: Detail) -> Iterator[Line]:
     marks = _shared_reasons(report) if not style.verbose else {}
+    folder = common_folder(report)
+    if folder:
+        yield Line(f"In {folder}:", 0, 0)
     for target in report.targets:
         if style.quiet and target.status == "pass" and not _shown(target):
             continue
-        yield from _target(target, style, detail, marks)
+        yield from _target(target, style, detail, marks, len(folder))
     for reason, mark in marks.items():
         yield Line(f"{mark} unknown: {reason}", 0, len(mark) + 1)
     yield from _summary(report, style, detail)
@@ -97,7 +101,22 @@ def _shown(target: TargetReport) -> bool:
     return any(finding.severity != "info" for finding in target.counted())
 
 
-def _target(target: TargetReport, style: Style, detail: Detail, marks: Mapping[str, str]) -> Iterator[Line]:
+def common_folder(report: Report) -> str:
+    """Return the folder, with its separator, that many absolute targets lie in: named once, left out of each.
+
+    Empty where they are few, or share no folder.
+    """
+    names = [target.target for target in report.targets]
+    if len(names) < MANY or not all(os.path.isabs(name) for name in names):
+        return ""
+    try:
+        shared = os.path.join(os.path.commonpath([os.path.dirname(name) for name in names]), "")
+    except ValueError:  # on several drives
+        return ""
+    return shared if shared != os.sep and all(name.startswith(shared) for name in names) else ""
+
+
+def _target(target: TargetReport, style: Style, detail: Detail, marks: Mapping[str, str], known: int) -> Iterator[Line]:
     mark = marks.get(_why(target), "") if target.reason else ""
     notes = sorted({f.code for f in target.counted() if f.severity == "info"})
     open_notes = style.verbose or (target.status == "fail" and not _shown(target))
@@ -108,7 +127,7 @@ def _target(target: TargetReport, style: Style, detail: Detail, marks: Mapping[s
     ties = ties_text(target) if target.status == "pass" and not style.verbose else ""
     tail = "  ".join(filter(None, (architecture, "" if target.ties else ties, mark, whom, noted)))
     extra = f"  {ties}" if ties and target.ties else ""
-    head = f"{target.status:<7} {target.target}"
+    head = f"{target.status:<7} {target.target[known:]}"
     yield Line(f"{head}  {tail}" if tail else head, 0, 8, TONES[target.status], len(target.status), extra=extra)
     for message in ("" if mark else target.reason, *(error.message for error in target.errors)):
         if message:
