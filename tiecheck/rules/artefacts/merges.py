@@ -67,8 +67,8 @@ class AdapterOnOneTiedMember(Rule):
 
     ## How to fix it
     Train again with `ensure_weight_tying=True` (PEFT 0.18 and newer, LoRA), or with `trainable_token_indices` for the
-    embedding alone: PEFT then trains the tied members as one. A head that is meant to be its own is no mistake: look
-    that the config of the merged model says `tie_word_embeddings: false`.
+    embedding alone: PEFT then trains the tied members as one. A head that is meant to be its own is no mistake:
+    check that the config of the merged model says `tie_word_embeddings: false`.
     """
 
     code = "TIE601"

@@ -171,7 +171,7 @@ class ExportDuplicatesTie(Rule):
 
     ## Why it is bad
     The exporter has folded the transpose of the head into a constant, so that the file holds the matrix a second time:
-    the largest one of a small model, and up to a third of the file. Who changes one of them changes half of the model.
+    the largest one of a small model, and up to a third of the file. Changing one of them changes half of the model.
 
     ## How to mend it
     Export again with `do_constant_folding=False`, or with a tool that keeps the tie as a `Transpose` of the one

@@ -59,8 +59,8 @@ class TiedGroupSplit(Rule):
     all tensors to be on the same device". With a GPU and `cpu` or `disk` a copy stays behind: the memory is taken
     twice, and after an update of one copy the other still holds the old values. Only accelerate's
     `load_checkpoint_in_model`, and transformers about a plan of its own, say so, in one warning. With `cpu` and `disk`
-    transformers may raise (another rule speaks then). One module under two paths of one parent is placed once, and a
-    note.
+    transformers may raise (another rule speaks then). One module under two paths of one parent is placed once: that
+    is a note.
 
     ## How to fix it
     Put every member on one device in the map. Where a planner cannot see the tie, give it the map instead of a

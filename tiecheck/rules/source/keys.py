@@ -151,8 +151,8 @@ class SelfMappedTieKey(Rule):
     """A name of `_tied_weights_keys` is mapped to itself.
 
     ## What it does
-    Finds pairs whose name and source are one. (An embedding that takes the head's tensor is none: transformers 5.23
-    loads a checkpoint of either name alone into both.)
+    Finds pairs whose name and source are one. (An embedding that takes the head's tensor is no such pair: transformers
+    5.23 loads a checkpoint of either name alone into both.)
 
     ## Why it is bad
     A name that is its own source ties nothing. transformers 5 builds and loads the model untied, with a random head

@@ -147,7 +147,7 @@ class EmptyTieWeights(Rule):
     `tie_weights` does nothing, or takes no arguments.
 
     ## Why it is bad
-    No call ties then, `model.tie_weights()` of the user neither. transformers 5 calls
+    Then no call ties, not even the user's `model.tie_weights()`. transformers 5 calls
     `tie_weights(recompute_mapping=False)`, and a method without arguments raises TypeError when the model is built.
 
     ## How to fix it

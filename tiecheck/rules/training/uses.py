@@ -18,7 +18,7 @@ class DeadTiedSlot(Rule):
     """A member of a tie that `forward` never reads.
 
     ## What it does
-    Holds the members of every group against a traced forward pass (`--uses`). A declared member that is a parameter of
+    Compares the members of every group with a traced forward pass (`--uses`). A declared member that is a parameter of
     its own and that nothing reads is a warning. A name of a really tied tensor by which the pass never comes to it is a
     note: it costs nothing. The name that a class declares as the source of its tie (T5's `shared`) is no slot.
 
@@ -165,7 +165,7 @@ class HalfGradient(Rule):
     that hold a parameter's values, or its transpose, and are used in its place. A view is a warning, a copy a note.
 
     ## Why it is bad
-    The tensor learns as one half of what it is. Nothing fails; the loss is only worse.
+    The tensor learns from one half of its uses alone. Nothing fails; the loss is only worse.
 
     ## How to fix it
     Use the parameter itself (`F.linear(x, self.wte.weight)`), without `detach` or `.data`. Where the half is meant (a
