@@ -125,6 +125,16 @@ def test_a_switch_of_a_packed_matrix_is_held_against_what_is_stored(
     assert (back.wrong, back.status) == ([], "unknown")
 
 
+@pytest.mark.parametrize(("name", "model_type"), [("WavLMForCTC", "wavlm"), ("Wav2Vec2ForCTC", "wav2vec2")])
+def test_a_switch_that_takes_one_of_two_equal_numbers_is_held_against_what_is_stored(
+    name: str, model_type: str, tmp_path: Path
+) -> None:
+    bench = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0)
+    for changes, status in (((), "pass"), ((SetKey("add_adapter", True),), "unknown")):
+        judged = bench.judge(Case(name, model_type, (), changes))
+        assert (judged.wrong, judged.status) == ([], status)
+
+
 OTHERS_INSIDE = [
     ("LagunaForCausalLM", "laguna", "shared_expert_intermediate_size", ...),
     ("Qwen2MoeForCausalLM", "qwen2_moe", "shared_expert_intermediate_size", ...),

@@ -69,6 +69,14 @@ def refused_unread(rng: random.Random) -> list[Case]:
     return [Case(n, kind, (), (SetKey(key, rng.choice((63, 65))), rng.choice(files))) for n, kind, key in classes]
 
 
+def written_over(rng: random.Random) -> list[Case]:
+    """Draw a number that 4.57 makes of one of two others, whatever its own key says."""
+    name, kind, off = "MobileBertForMaskedLM", "mobilebert", SetKey("use_bottleneck", False)
+    sizes = [SetKey(key, rng.choice((63, 65))) for key in ("true_hidden_size", "intra_bottleneck_size", "hidden_size")]
+    cases = [Case(name, kind, (), (change,)) for change in (off, *sizes)]
+    return cases + [Case(name, kind, (("use_bottleneck", False),), change) for change in ((), (sizes[0],))]
+
+
 def shaped_by_a_tie(rng: random.Random) -> list[Case]:
     """Draw vocabularies that a config around has, and heads that have the shape of what they are tied to."""
     keys = ("vocab_size", "encoder.vocab_size", "decoder.vocab_size")
@@ -90,7 +98,7 @@ def drawn_cases(count: int) -> list[Case]:
         changes = (Layout("nested pickle"), OlderKeys(), Wrapped("module."))
         cases += [Case(name, kind, (), (change,)) for change in changes]
     cases += [case for name, kind in BIASED for case in members(name, kind)]
-    cases += refused_unread(rng) + shaped_by_a_tie(rng)
+    cases += refused_unread(rng) + shaped_by_a_tie(rng) + written_over(rng)
     cases += [
         Case("DebertaForMaskedLM", "deberta", (("legacy", False),), (Wrapped("model."),)),
         Case("DebertaV2ForMaskedLM", "deberta-v2", (), (Wrapped("deberta."), SetKey("hidden_size", 65))),

@@ -101,16 +101,22 @@ def field_value(section: Section, name: str, line: str) -> Any:
     known = config_structure(section.kind, line) or {}
     if name in section.dead:
         return Unknown(f"{name} is written over by the config around it")
-    name = known.get("u", {}).get(name, name)
+    name = _key_read(section, known, name)
     if not name:
         return Unread("a field that it does not have")
     given = [section.data[key] for key in _spelled(known, name) if key in section.data]
-    told = next((value for value in given if value is not None), None)
-    if told is not None:
+    if (told := next((value for value in given if value is not None), None)) is not None:
         return told
     unknown = Unknown(f"the default of {name} hangs on other fields")
     usual = section.odd.get(name, known.get("d", {}).get(name, unknown))
     return Unread("null") if given and type(usual) is int else usual
+
+
+def _key_read(section: Section, known: dict[str, Any], name: str) -> str:
+    """Return the key that says a field in a line: another word, or one of two that it is made of."""
+    name = known.get("u", {}).get(name, name)
+    switch, on, off, usual = known.get("z", {}).get(name, ("", name, name, True))
+    return str(on if section.data.get(switch, usual) else off)
 
 
 def _spelled(known: dict[str, Any], name: str) -> tuple[str, ...]:
@@ -121,7 +127,7 @@ def written_field(root: Section, dotted: str, line: str) -> str:
     """Return a dotted field under the key that the config has for it, or else that a line of the library reads."""
     section, last = _owner_of(root, dotted, line)
     known = config_structure(section.kind, line) or {}
-    name = known.get("u", {}).get(last, last) or last
+    name = _key_read(section, known, last) or last
     taken = refused_values(section.kind)
     there = [key for key in _spelled(known, name) if key in section.data]
     there += [key for key in _spelled(known, name) if key in taken]
@@ -132,8 +138,7 @@ def _owner_of(section: Section, dotted: str, line: str) -> tuple[Section, str]:
     """Return the section that holds a dotted field, and its key there."""
     *path, last = dotted.split(".")
     for key in path:
-        inner = open_section(section, key, line)
-        section = inner if isinstance(inner, Section) else section
+        section = inner if isinstance(inner := open_section(section, key, line), Section) else section
     return section, last
 
 
@@ -154,10 +159,9 @@ def walk_field(root: Section, dotted: str, line: str) -> Any:
 def said_otherwise(section: Section, dotted: str, size: int, line: str) -> bool:
     """Tell whether a field has its default, and a key of no other field the stored size: an older name (`n_embed`)."""
     section, last = _owner_of(section, dotted, line)
-    if last in section.data:
-        return False
     known = (config_structure(section.kind, line) or {}).get("d", {}).keys() | refused_values(section.kind).keys()
-    return any(type(value) is int and value == size and key not in known for key, value in section.data.items())
+    others = (value for key, value in section.data.items() if key not in known)
+    return last not in section.data and any(type(value) is int and value == size for value in others)
 
 
 def unmoved_rules(section: Section, rules: list[list[Any]], line: str) -> list[list[Any]]:
@@ -277,9 +281,8 @@ def told_problem(*values: Any) -> LoadProblem:
 
 
 def _type_of(value: Any) -> int:
-    if value is None:
-        return 0
-    return next(i for i, kind in enumerate((str, bool, int, float, list, dict), 1) if isinstance(value, kind))
+    kinds = (type(None), str, bool, int, float, list, dict)
+    return next(i for i, kind in enumerate(kinds) if isinstance(value, kind))
 
 
 def architecture_of(config: ModelConfig, *, older: bool = False) -> Architecture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -72,6 +73,7 @@ class ConfigAsker:
                     for key in sorted(self.used.get(config_kind(config_class), ()) if is_older_line() else ())
                     if (word := other_word(config, key)) != key
                 },
+                "z": self._written_over(config_class, base),
             }
             return {key: value for key, value in told.items() if value}
         return {}
@@ -86,6 +88,26 @@ class ConfigAsker:
                     now = self.taken(config_class.from_dict({**_without(base, plain), key: other}))
                     found |= {k for k, v in now.items() if k != key and v != plain[k]}
                     break
+        return found
+
+    def _written_over(self, config_class: Any, base: dict[str, Any]) -> dict[str, list[Any]]:
+        """Return each number that a class makes of one of two others, whatever its key says: the switch, and which."""
+        found: dict[str, list[Any]] = {}
+        plain = self.defaults(config_class)
+        numbers = {key: value for key, value in plain.items() if type(value) is int and value > 0}
+
+        def made(key: str, given: dict[str, Any]) -> Any:
+            with contextlib.suppress(Exception):  # a class may refuse any value
+                return getattr(config_class.from_dict(copy.deepcopy(base) | given), key)
+            return None
+
+        over = [k for k, v in numbers.items() if all(made(k, {k: other}) == v for other in (v * 2, v + 1))]
+        switches = default_config(config_class).to_dict().items() if over else ()
+        for key, (switch, usual) in itertools.product(over, switches):
+            if type(usual) is bool:
+                of = [[n for n in numbers if made(key, {switch: s, n: 7777}) == 7777] for s in (True, False)]
+                if all(len(one) == 1 for one in of) and of[0] != of[1]:
+                    found[key] = [switch, *of[0], *of[1], usual]
         return found
 
     def _slot(self, config_class: Any, key: str, inner: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tiecheck.tables.generate.configs import LAYERS, TIE_KEY, Level, config_obje
 from tiecheck.tables.generate.probe import Probe
 
 SECONDS = 8
-"""Time after which a build is given up: a perturbed number may ask for millions of modules."""
+"""CPU time after which a build is given up (a number may ask for millions of modules), however busy a machine is."""
 
 BUDGET = 60.0
 """Seconds that all builds of a class may take; one that takes more is told of by its parts alone."""
@@ -194,10 +194,10 @@ def limited_time() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TimeoutError(f"not built in {SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

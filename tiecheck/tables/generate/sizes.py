@@ -220,17 +220,20 @@ class SizeChanges:
 
         Of two numbers that are equal by default a switch may take either (Marian's vocabularies): they are told apart.
         """
-        fields = list(self.asked.numbers(level))
-        twins = {
-            f: f.value * 2 for f in fields if any(f.key.endswith(f"_{o.key}") and f.value == o.value for o in fields)
-        }
+        twins = self.twins(level)
         apart = self.asked.built(twins) if twins else "none"
         for field, value in list(self.asked.switches(level)):
             self.switches({field: value})
-            built = apart if isinstance(apart, str) else self.asked.built(twins | {field: value})
-            if not isinstance(built, str) and not isinstance(apart, str):
-                for place in self.changed(built, apart):
+            if not isinstance(apart, str):
+                for place in self.changed(self.asked.built(twins | {field: value}), apart):
                     self.guards.setdefault(place, set()).add(field)
+
+    def twins(self, level: Level) -> dict[Field, Any]:
+        """Return other values for the numbers of a level that equal another one and are named after it."""
+        fields = list(self.asked.numbers(level))
+        return {
+            f: f.value * 2 for f in fields if any(f.key.endswith(f"_{o.key}") and f.value == o.value for o in fields)
+        }
 
     def divisors(self, fields: list[Field]) -> None:
         """Find the numbers of heads that have to divide another number of their level."""
@@ -277,9 +280,11 @@ class SizeChanges:
             (f.dotted, v) for f, v in flips.items() if not isinstance(self.asked.built({field: other, f: v}), str)
         )
 
-    def changed(self, built: Variant, base: Variant | None = None) -> dict[tuple[str, int], int]:
+    def changed(self, built: Variant | str, base: Variant | None = None) -> dict[tuple[str, int], int]:
         """Return the axes, outside of the models inside, that have another size than by default, and that size."""
         found: dict[tuple[str, int], int] = {}
+        if isinstance(built, str):
+            return found
         for name, shape in (base or self.base).shapes.items():
             other = None if name.startswith(self.inside) else built.shapes.get(name)
             if other is not None and other != shape:

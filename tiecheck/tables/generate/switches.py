@@ -42,9 +42,12 @@ def switch_rules(changes: SizeChanges, levels: list[Level], told: set[str]) -> l
     numbers = [field for level in levels for field in asked.numbers(level)]
     values: dict[Field, list[Any]] = defaultdict(list)
     places: dict[Place, list[Field]] = defaultdict(list)
+    twins = {field: value for level in levels for field, value in changes.twins(level).items()}
+    apart = asked.built(twins) if twins else "none"
     for field, other in itertools.chain.from_iterable(asked.switches(level) for level in levels):
-        built = asked.built({field: other})
-        changed = {} if isinstance(built, str) else changes.changed(built)
+        changed = changes.changed(asked.built({field: other}))
+        if not isinstance(apart, str):  # a switch may take one of two numbers that are equal by default (WavLM's head)
+            changed |= changes.changed(asked.built(twins | {field: other}), apart)
         if changed:
             values[field].append(other)
         for place in changed:
