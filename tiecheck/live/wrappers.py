@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.records.live import Hop, LiveModel
+from tiecheck.records.hops import Hop
+from tiecheck.records.live import LiveModel
 
 PEFT = "PEFT"
 """Title of the wrappers of PEFT."""

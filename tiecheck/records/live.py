@@ -5,6 +5,7 @@
 
 from typing import Literal, NamedTuple
 
+from tiecheck.records.hops import Hop
 from tiecheck.records.record import Record
 from tiecheck.records.words import Kind
 
@@ -231,22 +232,6 @@ class SaveProblem(Record):
     """The declaration of that class as it stands; None where it has none of its own."""
     wanted: str | None = None
     """The declaration that has the tie too; None where it cannot be written down."""
-
-
-class Hop(Record):
-    """A wrapper, as Python passes it on the way to a member."""
-
-    path: str
-    """Where it is, as its user calls it: what it wraps has the same path."""
-    attribute: str
-    """The attribute that holds what it wraps."""
-    title: str
-    passes: bool
-    """True if it passes on the attributes of what it wraps, when they are read."""
-    indexed: bool
-    """True if it can be indexed."""
-    own: tuple[str, ...]
-    """The other modules that it registers."""
 
 
 class LiveClass(Record):

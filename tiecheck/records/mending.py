@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tiecheck.records.live import Alias, DeclaredTie, Hop, KeyProblem, LiveModel
+from tiecheck.records.hops import Hop
+from tiecheck.records.live import Alias, DeclaredTie, KeyProblem, LiveModel
 from tiecheck.records.record import Record
 
 

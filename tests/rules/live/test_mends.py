@@ -22,7 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from tiecheck.records.edits import NO_MEND
-from tiecheck.records.live import Alias, Hop
+from tiecheck.records.hops import Hop
+from tiecheck.records.live import Alias
 from tiecheck.records.mending import Mending
 from tiecheck.rules.live.mends import model_path, own_tensors
 
