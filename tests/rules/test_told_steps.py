@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
 
+from tiecheck.records.edits import edit_words
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Rule
 from tiecheck.rules.registry import all_rules
@@ -39,3 +41,12 @@ def test_no_step_is_told_that_is_not_in_the_edits(rule: type[Rule], case: Case) 
 )
 def test_a_step_is_known(told: str) -> None:
     assert STEP.search(told)
+
+
+@pytest.mark.parametrize(("rule", "case"), CASES)
+def test_the_lines_to_run_are_told_as_they_run(rule: type[Rule], case: Case) -> None:
+    drafts = rule().check(**{need: case.facts[need] for need in rule.needs})
+    for edit in (edit for draft in drafts if not isinstance(draft, Unknown) for edit in draft.edits):
+        for step in (step for step in edit.steps if step.kind == "run-python"):
+            (told,) = re.findall("`([^`]*)`", edit_words((edit._replace(steps=(step,)),)))
+            assert ast.dump(ast.parse(told)) == ast.dump(ast.parse(step.code or ""))

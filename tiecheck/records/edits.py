@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby
+from textwrap import dedent
 from typing import Any, Literal
 
 from tiecheck.records.record import Record
@@ -211,7 +212,7 @@ def _level(key: tuple[str, ...], nested: bool) -> str:
 def _coded(step: Step) -> str:
     """Tell what is run, or how a class has to read: lines of code one after another."""
     said = (step.instead_of, step.code)
-    old, new = (code and f"`{_cut('; '.join(line.strip() for line in code.splitlines()))}`" for code in said)
+    old, new = (code and f"`{_cut('; '.join(dedent(code).strip().splitlines()))}`" for code in said)
     if step.kind == "run-python":
         return f"run {new}"
     if new is None:

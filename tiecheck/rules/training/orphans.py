@@ -163,11 +163,9 @@ def _regrouped(mending: Mending, orphans: list[HeldTensor], lacking: list[HeldTe
 
 def _moved(mending: Mending, held: HeldTensor, other: GroupPlace) -> Edit:
     weight = model_path(mending, held.names[0])
-    lines = []
-    for name in sorted({variable_of(slot) for slot in held.slots}):
-        lines += [
-            f"for group in {name}.param_groups:",
-            f'    group["params"] = [p for p in group["params"] if p is not {weight}]',
-        ]
+    lines = [
+        f'[group.update(params=[p for p in group["params"] if p is not {weight}]) for group in {name}.param_groups]'
+        for name in sorted({variable_of(slot) for slot in held.slots})
+    ]
     lines.append(f'{variable_of(other)}.param_groups[{other.group}]["params"].append({weight})')
     return python_edit("moved", None, *lines)

@@ -157,8 +157,8 @@ def _one_memory(ties: tuple[Tie, ...], held: tuple[HeldTensor, ...]) -> Iterator
 def _once(held: HeldTensor) -> Edit:
     lines = (
         "seen = set()",
-        f"for group in {variable_of(held.slots[0])}.param_groups:",
-        '    group["params"] = [p for p in group["params"] if not (id(p) in seen or seen.add(id(p)))]',
+        '[group.update(params=[p for p in group["params"] if not (id(p) in seen or seen.add(id(p)))]) '
+        f"for group in {variable_of(held.slots[0])}.param_groups]",
     )
     return python_edit("once", None, *lines)
 
@@ -215,9 +215,8 @@ def without_orphans(optimizers: set[str]) -> list[str]:
     lines = ["held = {id(p) for p in model.parameters()}"]
     for name in sorted(optimizers):
         lines += [
-            f"for group in {name}.param_groups:",
-            '    group["params"] = [p for p in group["params"] if id(p) in held]',
-            f"for p in [p for p in {name}.state if id(p) not in held]:",
-            f"    del {name}.state[p]",
+            '[group.update(params=[p for p in group["params"] if id(p) in held]) '
+            f"for group in {name}.param_groups]",
+            f"[{name}.state.pop(p) for p in [*{name}.state] if id(p) not in held]",
         ]
     return lines
