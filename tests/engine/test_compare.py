@@ -210,6 +210,17 @@ def test_a_tie_of_a_plain_module_is_made_and_lost() -> None:
     assert tiecheck.compare(plain, plain).equal
 
 
+def test_a_group_that_one_model_alone_has_is_a_difference(tmp_path: Path) -> None:
+    for name in ("LlamaForCausalLM", "BertForMaskedLM"):
+        _build(name, tied=False).save_pretrained(tmp_path / name)
+    llama, bert = tmp_path / "LlamaForCausalLM", tmp_path / "BertForMaskedLM"
+    for one, other in ((llama, bert), (bert, llama), (llama, _build("BertForMaskedLM", tied=False))):
+        found = tiecheck.compare(one, other)
+        assert found.equal is False
+        assert ("lm_head.weight", "model.embed_tokens.weight") in [change.names for change in found.changed]
+        assert not found.same
+
+
 def test_what_cannot_be_compared_is_not_equal(tmp_path: Path) -> None:
     model = _build("LlamaForCausalLM")
     model.save_pretrained(tmp_path / "a")

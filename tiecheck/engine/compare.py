@@ -51,6 +51,18 @@ class Side(NamedTuple):
     module: nn.Module | None = None
     """The live module, where there is one and nothing is stored."""
 
+    def lacks(self, tie: TieEntry) -> bool:
+        """Tell whether a group has a member that is known to be nowhere on this side."""
+        if self.checkpoint is not None:
+            return not {*(tie.stored_names or tie.names)} <= {*self.checkpoint.names()}
+        if self.module is None:
+            return False
+        from tiecheck.live.member_lookup import look_up
+        from tiecheck.live.registrations import looking_at
+
+        with looking_at(self.module):
+            return any(look_up(self.module, name).owner is None for name in tie.names)
+
     def members(self, tie: TieEntry) -> tuple[str, ...]:
         """Return the names of a group under which this side has values."""
         if self.checkpoint is not None:
@@ -148,8 +160,10 @@ def _change(a: Side, b: Side, one: TieEntry | None, other: TieEntry | None, conf
     """Compare one group."""
     names = tuple(sorted({*(one.names if one else ()), *(other.names if other else ())}))
     if one is None or other is None:
-        tied = _tied(one or other)
-        return TieChange(names, one, other, ("names",) if tied else (), None, NOT_KNOWN if tied is None else None)
+        here = one or cast("TieEntry", other)
+        tied, absent = _tied(here), (b if one else a).lacks(here)
+        untold = NOT_KNOWN if tied is None and not absent else None
+        return TieChange(names, one, other, ("names",) if tied or absent else (), None, untold)
     differs: list[Difference] = ["names"] if (one.names, one.names_total) != (other.names, other.names_total) else []
     known: dict[Difference, tuple[Any, Any]] = {
         "declared": (one.declared, other.declared),

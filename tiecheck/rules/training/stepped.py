@@ -215,8 +215,7 @@ def without_orphans(optimizers: set[str]) -> list[str]:
     lines = ["held = {id(p) for p in model.parameters()}"]
     for name in sorted(optimizers):
         lines += [
-            '[group.update(params=[p for p in group["params"] if id(p) in held]) '
-            f"for group in {name}.param_groups]",
+            f'[group.update(params=[p for p in group["params"] if id(p) in held]) for group in {name}.param_groups]',
             f"[{name}.state.pop(p) for p in [*{name}.state] if id(p) not in held]",
         ]
     return lines
