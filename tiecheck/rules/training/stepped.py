@@ -155,12 +155,9 @@ def _one_memory(ties: tuple[Tie, ...], held: tuple[HeldTensor, ...]) -> Iterator
 
 
 def _once(held: HeldTensor) -> Edit:
-    lines = (
-        "seen = set()",
-        '[group.update(params=[p for p in group["params"] if not (id(p) in seen or seen.add(id(p)))]) '
-        f"for group in {variable_of(held.slots[0])}.param_groups]",
-    )
-    return python_edit("once", None, *lines)
+    groups = f"for group in {variable_of(held.slots[0])}.param_groups"
+    once = f'[group.update(params=[p for p in group["params"] if not (id(p) in seen or seen.add(id(p)))]) {groups}]'
+    return python_edit("once", None, "seen = set()", once)
 
 
 def _tied_in(mending: Mending, members: list[HeldTensor]) -> Edit:
