@@ -114,7 +114,7 @@ class Bench:
         return [*heard, *measure.faults(), *found]
 
     def _call(self, case: Case) -> list[Fault]:
-        target = case.words[-1].replace("{}", self.root)
+        target = (case.words or ("{}",))[-1].replace("{}", self.root)
         if case.format == "web":
             self.server.take(case)
             target = f"{self.server.url}/m"

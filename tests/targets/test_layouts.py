@@ -79,6 +79,31 @@ def test_a_config_beside_other_weights_is_told_as_a_reason(tmp_path: Path) -> No
     assert "Flax" in (report.reason or "")
 
 
+@pytest.mark.parametrize(("name", "what"), [("model.nemo", "NeMo"), ("__0_0.distcp", "DCP"), (".metadata", "DCP"),
+                                            ("tf_model.h5", "TensorFlow"), ("flax_model.msgpack", "Flax")])  # fmt: skip
+def test_a_file_of_a_layout_is_named_too(name: str, what: str, tmp_path: Path) -> None:
+    (error,) = tiecheck.check(fill(tmp_path, name) / name).errors
+    assert what in error.message
+
+
+def test_a_run_of_deepspeed_is_no_folder_of_sources(tmp_path: Path) -> None:
+    step = "checkpoint-10/global_step10/mp_rank_00_model_states.pt"
+    run = fill(tmp_path, "checkpoint-10/zero_to_fp32.py", "checkpoint-10/config.json", step)
+    (error,) = tiecheck.check(run).errors
+    assert "--recursive" in error.message
+    (run / "train.py").write_text("x = 1\n")
+    assert tiecheck.check(run).targets[0].type == "source"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("beside", ["common.pt", "metadata.json", "optimizer.pt", "scheduler.pt"])
+def test_what_lies_in_a_distributed_checkpoint_makes_no_model_of_it(beside: str, tmp_path: Path) -> None:
+    dcp.save({"model": {"w": torch.ones(2)}}, checkpoint_id=tmp_path, no_dist=True)
+    torch.save({"args": {"tp": 1}, "iteration": 10}, tmp_path / beside)
+    (error,) = tiecheck.check(tmp_path).errors
+    assert "(DCP)" in error.message
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_checkpoint_that_torch_wrote_is_dcp(tmp_path: Path) -> None:
     dcp.save({"model": {"w": torch.ones(2)}}, checkpoint_id=tmp_path, no_dist=True)

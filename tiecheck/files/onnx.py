@@ -5,13 +5,14 @@ Field numbers are those of `onnx.proto` (onnx 1.23). A field that is not known i
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import FIELDS, READ, target_account
-from tiecheck.files.local import open_regular, refuse_pointer
+from tiecheck.files.local import open_regular, path_inside, refuse_pointer
 from tiecheck.records.artefacts import OnnxGraph
 from tiecheck.records.stored import Checkpoint, Shard
 
@@ -23,6 +24,10 @@ DEPTH = 8
 MOST_DIMS = 64
 SMALL = 1 << 16
 """Bytes of a field that is read as text or as numbers; what is longer is data."""
+
+VIEWS = ("Identity", "Transpose", "Cast", "DequantizeLinear")
+PRODUCTS = ("MatMul", "Gemm", "MatMulInteger")
+"""Nodes that give out what they read in another form, and those that multiply by their second input."""
 
 TYPES = {1: ("F32", 4), 2: ("U8", 1), 3: ("I8", 1), 6: ("I32", 4), 7: ("I64", 8), 10: ("F16", 2), 11: ("F64", 8),
          16: ("BF16", 2)}  # fmt: skip
@@ -44,9 +49,21 @@ def read_onnx(path: str) -> OnnxGraph:
     for tensor, (place, entry) in reader.tensors.items():
         shards.setdefault(place or name, {})[tensor] = entry
     held = tuple(Shard(place, 0, entries) for place, entries in shards.items())
+    for shard in held[1:]:
+        _check_length(folder, shard)
     checkpoint = Checkpoint("onnx", folder, held, None, {}, (), {})
     asked = reader.tables | reader.matrices
     return OnnxGraph(checkpoint, *map(_sorted, (reader.tables, reader.matrices, asked & reader.placeless)))
+
+
+def _check_length(folder: str, shard: Shard) -> None:
+    """Refuse external data that ends before an initialiser does, as onnx does; what is not here is not looked at."""
+    size = None
+    with contextlib.suppress(OSError, TargetError, ValueError):
+        size = os.stat(path_inside(folder, shard.path)).st_size
+    for name, entry in shard.entries.items():
+        if size is not None and entry["data_offsets"][1] > size:
+            raise TargetError(f"{shard.path} is broken: it has {size:,} bytes, and {name} goes beyond them", shard.path)
 
 
 def _sorted(names: set[str]) -> tuple[str, ...]:
@@ -65,7 +82,7 @@ class _Reader:
         self.tables: set[str] = set()
         self.matrices: set[str] = set()
         self.views: dict[str, str] = {}
-        """What a node gives out -> the name that it is another view of (`Identity`, `Transpose`)."""
+        """What a node gives out -> the name that it is another view of."""
         self.placeless: set[str] = set()
         """Initialisers of two dimensions whose data is stored as numbers, or in a type that is not known."""
 
@@ -148,11 +165,11 @@ class _Reader:
                 for inner, first, last in self.fields(begin, stop):
                     if inner in SUBGRAPHS:
                         self.graph(first, last, depth + 1)
-        if kind in ("Identity", "Transpose") and inputs and outputs:
+        if kind in VIEWS and inputs and outputs:
             self.views[outputs[0]] = self.views.get(inputs[0], inputs[0])
         elif kind == "Gather" and inputs:
             self.tables.add(self.views.get(inputs[0], inputs[0]))
-        elif kind in ("MatMul", "Gemm") and len(inputs) > 1:
+        elif kind in PRODUCTS and len(inputs) > 1:
             self.matrices.add(self.views.get(inputs[1], inputs[1]))
 
     def _tensor(self, start: int, end: int) -> None:

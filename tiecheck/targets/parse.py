@@ -39,9 +39,10 @@ NO_MODEL = (
     "training_args",
     "zero_pp_rank",
     "bf16_zero_pp_rank",
+    "common.pt",
 )
 """Beginnings of what trainers leave beside a model, or in place of one; none of it is the model (transformers 5.23
-`trainer.py`, accelerate 1.15; `adapters.` of mlx-lm)."""
+`trainer.py`, accelerate 1.15; `adapters.` of mlx-lm; the options in a distributed checkpoint of Megatron)."""
 ATTRIBUTE = r"(?P<place>.+):(?P<attribute>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
 MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
@@ -219,7 +220,7 @@ def _holds_source(path: str) -> bool:
     from tiecheck.targets.layouts import folder_walk
 
     for seen, (_, _, names) in enumerate(folder_walk(path)):
-        if any(name.endswith(SOURCE_ENDINGS) for name in names):
+        if any(name.endswith(SOURCE_ENDINGS) and name != "zero_to_fp32.py" for name in names):  # DeepSpeed's own
             return True
         if seen >= NEIGHBOURS:
             return False
@@ -236,6 +237,9 @@ def _file(text: str) -> Target:
         return Target(text, "adapter", folder or ".", None)
     if name.lower().endswith(LONE_ENDINGS):
         return Target(text, "gguf" if name.lower().endswith(".gguf") else "onnx", text, None)
+    layout = None if name.endswith((*FILE_ENDINGS, ".json", ".txt")) else layout_word([name])
+    if layout is not None:
+        raise TargetError(f"{text} is {layout}", text)
     return Target(text, "checkpoint", text, None)
 
 

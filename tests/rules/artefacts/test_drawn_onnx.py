@@ -16,7 +16,8 @@ import tiecheck
 SEED = 20261130
 Graph = tuple[list[onnx.NodeProto], dict[str, np.ndarray]]
 WAYS: dict[str, Callable[[np.ndarray], Graph]] = {}
-TWICE = {"equal", "transposed", "gemm", "copy_turned_in_the_graph", "through_identity", "split", "in_branches"}
+TWICE = {"equal", "transposed", "gemm", "copy_turned_in_the_graph", "through_identity", "split", "in_branches", "cast",
+         "dequantised"}  # fmt: skip
 
 
 def way(made: Callable[[np.ndarray], Graph]) -> Callable[[np.ndarray], Graph]:
@@ -93,6 +94,21 @@ def _quantised(table: np.ndarray) -> Graph:
 
 
 @way
+def _cast(table: np.ndarray) -> Graph:
+    """The head read through a cast that keeps its numbers."""
+    return [helper.make_node("Cast", ["head"], ["h"], to=TensorProto.FLOAT), product("h")], {"head": turned(table)}
+
+
+@way
+def _dequantised(table: np.ndarray) -> Graph:
+    """Words and a scale, from which rows are gathered and by which activations are multiplied."""
+    words = np.clip(np.rint(table * 40), -127, 127).astype("i1")
+    held = {"rows": words, "head": turned(words), "scale": np.array(1 / 40, "f4")}
+    nodes = [helper.make_node("DequantizeLinear", [name, "scale"], [f"{name}_f"]) for name in ("rows", "head")]
+    return [*nodes, helper.make_node("Gather", ["rows_f", "ids"], ["y"]), product("head_f")], held
+
+
+@way
 def _in_branches(table: np.ndarray) -> Graph:
     """As the merged decoders of optimum have both of their graphs in one."""
 
@@ -134,3 +150,18 @@ def test_a_table_that_stands_there_twice_is_told(name: str, tmp_path: Path) -> N
         report = tiecheck.check(path).targets[0]
         assert [f.code for f in report.findings] == ["TIE631"] * (name in TWICE)
         assert report.status == ("fail" if name in TWICE else "pass")
+
+
+@pytest.mark.parametrize("name", ["shared", "transposed", "apart", "cast"])
+def test_data_beside_the_graph_may_lie_in_many_files_and_is_refused_where_one_is_cut(name: str, tmp_path: Path) -> None:
+    path, draw = tmp_path / "m.onnx", random.Random(SEED)
+    drawn(path, draw, name)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0)
+    report = tiecheck.check(path).targets[0]
+    assert [f.code for f in report.findings] == ["TIE631"] * (name in TWICE)
+    cut = draw.choice(sorted(one for one in tmp_path.iterdir() if one.suffix == "" and one.stat().st_size))
+    cut.write_bytes(cut.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="exceeds"):
+        onnx.load(path)
+    (error,) = tiecheck.check(path).errors
+    assert cut.name in error.message

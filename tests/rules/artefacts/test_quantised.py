@@ -98,7 +98,8 @@ def write(where: Path, *, tied: bool = True, **named: Tensors) -> list[tuple[str
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_method": "x"}}))
     report = tiecheck.check(where)
     assert not report.errors
-    assert not any("TIE101" in f.code for f in report.findings)  # packed words are no numbers
+    odd = {f.code for f in report.findings if f.severity == "error"}
+    assert not odd & {"TIE101", "TIE108"}  # packed words are no numbers, and have a shape of their own
     return [(f.code, f.severity) for f in report.findings if f.code.startswith("TIE6")]
 
 

@@ -67,7 +67,7 @@ class TiedShapeMismatch(Rule):
                 continue
             shapes = {tensor.shape for tensor in group.tensors}
             dtypes = {tensor.dtype for tensor in group.tensors}
-            if len(shapes) == len(dtypes) == 1 or (len(shapes) == 1 and any("int" in dtype for dtype in dtypes)):
+            if len(shapes) == len(dtypes) == 1 or (len(dtypes) > 1 and any("int" in dtype for dtype in dtypes)):
                 continue  # packed words are no numbers that are cast
             views = views_of(group, loaders)
             what = "shapes" if len(shapes) > 1 else "dtypes"
@@ -98,6 +98,10 @@ class TiedShapeMismatch(Rule):
         yield Case("another dtype", group_facts(cast), finds=("warning",))
         words = cast._replace(tensors=(stored_tensor(HEAD)._replace(dtype="int8"), stored_tensor(EMBEDDING)))
         yield Case("packed words on one side", group_facts(words))
+        four = words.tensors[0]._replace(dtype="uint8", shape=(1024, 1))
+        yield Case(
+            "packed words in a shape of their own", group_facts(words._replace(tensors=(four, words.tensors[1])))
+        )
         exact = Comparison(True, 128, 0, 128, None, None, constant=False, form="cast")
         wide = (stored_tensor(HEAD), stored_tensor(EMBEDDING)._replace(dtype="float64"))
         wider = both._replace(relation=exact, tensors=wide)
