@@ -188,8 +188,8 @@ class TiedMemberLost(Rule):
             lost = listed(group.missing)
             verb = "is" if len(group.missing) == 1 else "are"
             why = (
-                f"the class has no tie for it, whatever {group.declared_by[0]} says"
-                if group.inert
+                "the class has no tie for it, whatever the flag says"
+                if group.inert or group.declared_by[0].endswith("whatever the flag says")
                 else f"{group.declared_by[0]} is {flag_word(group)}"
                 if group.flag
                 else f"the config does not set {flag_name(group)}, and the class does not tie by default"
