@@ -252,3 +252,66 @@ def test_a_config_that_names_another_file_is_no_pass(models: Path, tmp_path: Pat
     (target,) = check(tmp_path / "m").targets
     assert target.status == status
     assert status == "pass" or "transformers_weights" in json.dumps(target)
+
+
+def small(name: str, where: Path) -> TargetReport:
+    """A class that no other test here needs, small."""
+    import transformers
+
+    sizes = {"vocab_size": 72, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 48, "max_position_embeddings": 40, "entity_vocab_size": 20, "entity_emb_size": 16}
+    cls = getattr(transformers, name)
+    cls(cls.config_class(**sizes, pad_token_id=0)).save_pretrained(where)
+    return check(str(where)).targets[0]
+
+
+AXES = [
+    ("RobertaForMaskedLM", "lm_head.bias", (7,)),
+    ("IBertForMaskedLM", "lm_head.bias", (1,)),
+    ("FNetForMaskedLM", "cls.predictions.bias", ()),
+    ("LlamaForCausalLM", "model.norm.weight", ()),
+    ("LlamaForCausalLM", "model.embed_tokens.weight", (-1,)),
+]
+"""A tensor with more or fewer axes than its class builds: the second axis, none at all, or all numbers in a row."""
+
+
+@pytest.mark.parametrize(("name", "tensor", "shape"), AXES)
+def test_a_tensor_with_another_number_of_axes_is_no_pass(
+    name: str, tensor: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    assert small(name, tmp_path).status == "pass"
+    tensors = load_file(tmp_path / "model.safetensors")
+    held = tensors[tensor]
+    axes = () if not shape else (held.numel(),) if -1 in shape else (len(held), *shape)
+    tensors[tensor] = torch.zeros(axes)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (report,) = check(str(tmp_path)).targets
+    assert rehearse(str(tmp_path)).raised is not None
+    assert [(f.code, f.names) for f in report.findings if f.severity == "error"] == [("TIE207", (tensor,))]
+
+
+@pytest.mark.parametrize("name", ["FNetForMaskedLM", "LukeForMaskedLM", "BertForMaskedLM"])
+@pytest.mark.parametrize("change", [str, lambda rows: rows + 1], ids=["text", "one more"])
+def test_of_several_vocabularies_the_right_one_is_named(
+    name: str, change: Callable[[int], object], tmp_path: Path
+) -> None:
+    small(name, tmp_path)
+    edited("vocab_size", change(json.loads((tmp_path / "config.json").read_text())["vocab_size"]))(tmp_path)
+    messages = [f.message for f in check(str(tmp_path)).targets[0].findings]
+    assert messages
+    assert all("vocab_size" in one and "_vocab_size" not in one for one in messages)
+    assert rehearse(str(tmp_path)).raised is not None
+
+
+def test_4_57_meets_no_size_of_a_name_without_the_prefix_that_others_have(tmp_path: Path) -> None:
+    """It takes no bare name where another has the base model's prefix, and makes the weight at random."""
+    small("BertForMaskedLM", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    bare = "embeddings.word_embeddings.weight"
+    words = tensors.pop(f"bert.{bare}")
+    tensors[bare] = torch.zeros(len(words) + 3, words.shape[1])
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (report,) = check(str(tmp_path)).targets
+    told = {v.versions: v.outcome for v in report.loaders if v.loader == "transformers" and bare in str(v)}
+    assert [f.hurts for f in report.findings if f.code == "TIE207"] == [("transformers 5",)], told
+    assert rehearse(str(tmp_path)).raised is not None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
+from tiecheck.stored.config_switches import listed_apart, other_dims, switch_doubt
 from tiecheck.stored.config_values import (
     Refused,
     Section,
@@ -23,7 +24,7 @@ from tiecheck.stored.config_values import (
     written_field,
 )
 from tiecheck.stored.members import TensorFinder
-from tiecheck.stored.older_names import shaped_by_source, written_in_five
+from tiecheck.stored.older_names import begins_with, shaped_by_source, written_in_five
 from tiecheck.tables.architectures import older_has
 from tiecheck.tables.structure import base_prefix, class_structure, config_structure
 from tiecheck.wording import listed
@@ -82,6 +83,7 @@ def _misfits(
     )
     lookup.doubled = line == "5"
     lookup.prefix = lookup.prefix or next((f"{p}." for p, level, _ in found[1].get("p", ()) if not level), "")
+    lookup.bare = line == "5" or not begins_with(checkpoint, lookup.prefix[:-1])
     older = architecture_of(model, older=True) if line == "4.57" else None
     shaped, nested = (
         set(shaped_by_source(model, older) if older else ()),
@@ -99,7 +101,8 @@ def _misfits(
             read = line == "5" or (not nested and any(lookup.find(f"{spot.names}{r[0]}", r[1]) for r in rules))
             yield from _doubts(spot, model, line, settled, read)
             for rule in unmoved_rules(spot.section, rules, line):
-                key, problem = f"{spot.names}{rule[0]} {rule[1]}", _misfit(spot, rule, lookup, line, model.path)
+                key, other = f"{spot.names}{rule[0]} {rule[1]}", _other_axes(spot, rule, lookup, line)
+                problem = other or _misfit(spot, rule, lookup, line, model.path)
                 if problem is None:
                     settled.add(key)
                 elif not isinstance(problem, Unknown):
@@ -114,8 +117,6 @@ def _structure_doubts(
 ) -> Iterator[tuple[str, LoadProblem]]:
     """Yield switches that may have had another value, and a model of which next to nothing is stored as it names it."""
     for row in spot.row.get("s", ()):
-        from tiecheck.stored.config_switches import switch_doubt  # few classes have such rows
-
         doubt = switch_doubt(spot.section, row, lookup.find(f"{spot.names}{row[0]}", row[1]), line)
         if doubt is not None:
             yield row[0], _open(doubt, line, path)
@@ -201,6 +202,17 @@ def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterato
 _NUMBERS = "which of the two is right the files do not tell; save the model again, with the config that it has."
 
 
+def _other_axes(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str) -> LoadProblem | None:
+    name, axis, _, _, *guards = rule
+    tensor = lookup.find(f"{spot.names}{name}", axis)
+    if tensor is None or guards or not other_dims(name, axis, tensor):
+        return None
+    why = f"{tensor.name} is stored in the shape {list(tensor.shape)}, and the class has another number of axes"
+    mend = "which numbers belong in it the file does not tell; save the model again."
+    told = (f"size mismatch for {tensor.name}", why, tensor.file, mend, (tensor.name,))
+    return told_problem("shape", (line,), "crash", *told)
+
+
 def _misfit(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str, path: str) -> LoadProblem | Unknown | None:
     """Return what a config makes of one size that is stored, where that is another; Unknown where it is not told."""
     name, axis, factor, powers, *guards = rule
@@ -251,17 +263,6 @@ def _unsized(spot: Spot, name: str, made: Any, lookup: TensorFinder) -> str:
         return f"{listed(several)} are one tensor, and are stored with unlike shapes"
     unread = isinstance(made, Unread) and (made.state.endswith(" null") or lookup.elsewhere(name))
     return f"{made.state}, and the size of {name} hangs on it" if unread else ""
-
-
-def listed_apart(section: Section, name: str) -> bool:
-    """Tell whether a list of the config names the layer of a tensor, which may then be built as no other (SAM)."""
-    numbers = {int(part) for part in name.split(".") if part.isdigit()}
-    lists = (value for key, value in section.data.items() if key.endswith(_OF_LAYERS) and isinstance(value, list))
-    return any(type(held) is int and held in numbers for value in lists for held in value)
-
-
-_OF_LAYERS = ("_indexes", "_attn_indices", "_layers", "_layer_indices")
-"""Ends of the keys whose numbers are layers of another kind, not sizes, tokens or outputs."""
 
 
 def _made(

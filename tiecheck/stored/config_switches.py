@@ -1,4 +1,4 @@
-"""Sizes that a switch of config.json decides, held against what is stored: the state in which it was saved."""
+"""What a size of a class hangs on beside numbers: switches of config.json, lists of layers, how many axes it has."""
 
 from __future__ import annotations
 
@@ -38,3 +38,24 @@ def _total(section: Section, terms: list[tuple[int, dict[str, int]]] | None, lin
             product *= Fraction(value) ** exponent
         total += product
     return int(total) if terms and total.denominator == 1 else None
+
+
+def listed_apart(section: Section, name: str) -> bool:
+    """Tell whether a list of the config names the layer of a tensor, which may then be built as no other (SAM)."""
+    numbers = {int(part) for part in name.split(".") if part.isdigit()}
+    lists = (value for key, value in section.data.items() if key.endswith(_OF_LAYERS) and isinstance(value, list))
+    return any(type(held) is int and held in numbers for value in lists for held in value)
+
+
+_OF_LAYERS = ("_indexes", "_attn_indices", "_layers", "_layer_indices")
+"""Ends of the keys whose numbers are layers of another kind, not sizes, tokens or outputs."""
+
+
+def other_dims(name: str, axis: int, tensor: StoredTensor) -> bool:
+    """Tell whether a stored tensor lacks the axis that a config makes, or has several where a class has a bias of one.
+
+    Of the library's biases one alone is made with more axes, and its size is asked for in the last of them.
+    """
+    return 0 not in tensor.shape and (
+        len(tensor.shape) <= axis or (len(tensor.shape) > 1 and axis == 0 and name.rpartition(".")[2] == "bias")
+    )

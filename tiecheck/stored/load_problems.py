@@ -17,7 +17,7 @@ from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
 from tiecheck.records.words import Outcome
 from tiecheck.stored.config_values import architecture_of, refused_problems, told_problem
-from tiecheck.stored.older_names import name_among_bare
+from tiecheck.stored.older_names import as_older_reads, name_among_bare
 from tiecheck.tables.architectures import older_has
 from tiecheck.tables.structure import class_structure
 from tiecheck.wording import listed
@@ -51,21 +51,22 @@ def load_problems(
         return ()
     from tiecheck.stored.config_fit import size_problems
 
-    known = not model.remote_code
-    found = tuple(_found(model, checkpoint, whole=whole))
+    known, found = not model.remote_code, tuple(_found(model, checkpoint, whole=whole))
     nested = tuple(one for one in found if one.kind == "nested")
-    sizes = () if nested else tuple(_shapes(model, checkpoint))
-    asked = known and not model.data.get("quantization_config")
+    refused = tuple(refused_problems(model)) if known else ()
+    stopped = any(one.kind == "field" for one in refused)  # 5 comes to no tensor, and what 4.57 makes is open
+    sizes = () if nested or stopped else tuple(_shapes(model, checkpoint))
+    asked = known and not stopped and not model.data.get("quantization_config")
     lines = {line for one in sizes for line in one.versions}
     for one in size_problems(model, checkpoint) if asked and len(lines) < len(BOTH) else ():
         rest = tuple(line for line in one.versions if line not in lines)
         if rest:
             sizes += (one._replace(versions=rest),)
-    # A config that is refused comes before names that nobody has.
-    told = (*(one for one in found if one.kind != "nested"), *sizes, *nested)
-    return (
-        *(refused_problems(model) if known else ()),
-        *told,
+    return (  # a config that is refused comes before names that nobody has
+        *refused,
+        *(one for one in found if one.kind != "nested"),
+        *sizes,
+        *nested,
         *(untold_problems(model, checkpoint, values) if known else ()),
     )
 
@@ -215,16 +216,16 @@ def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]
     denied = list(_denied(model, members[0])) if members else []
     for axis, known in denied:
         tensor, size = members[0], members[0].shape[axis]
-        what = listed(tuple(f"{key} {value}" for key, value in known.items())[:4])
-        why = f"{tensor.name} is stored with {size} {('rows', 'columns')[axis]}, and config.json says {what}"
+        said = tuple(f"{k} {known[k]}" for k in [k for k in known if k.rpartition(".")[2] in ROWS] or known)[:4]
+        why = f"{tensor.name} is stored with {size} {('rows', 'columns')[axis]}, and config.json says {listed(said)}"
         mend = "which of the two is right the files do not tell; save the model again, with the config that it has."
-        negative = any(value < 0 for value in known.values())
-        message = "no module can be built of a negative size" if negative else f"size mismatch for {tensor.name}"
+        message = f"size mismatch for {tensor.name}"
+        message = "no module can be built of a negative size" if min(known.values()) < 0 else message
         edits = _rows_written(denied, checkpoint, members)
         older = architecture_of(model, older=True)
         spelled = {s for tie in older.ties for name in tie.names for s in (name, *tie.spellings.get(name, ()))}
         theirs = tensor.name in {*spelled, older.embedding} if spelled else not architecture_of(model).ties
-        lines = BOTH if theirs else ("5",)
+        lines = BOTH if theirs and tensor.name in as_older_reads(checkpoint, older) else ("5",)
         yield told_problem("shape", lines, "crash", message, why, tensor.file, mend, (tensor.name,), edits)
 
 
@@ -277,7 +278,7 @@ def _numbers(data: Mapping[str, Any], words: tuple[str, ...], level: str = "") -
         if isinstance(value, dict):
             if level.count(".") < 8:
                 yield from _numbers(value, words, f"{level}{key}.")
-        elif type(value) is int and any(word in key for word in words):
+        elif type(value) is int and any(word in key for word in words) and "layers" not in key:
             yield f"{level}{key}", value
 
 

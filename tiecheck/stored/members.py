@@ -184,6 +184,8 @@ class TensorFinder:
     spoken: set[tuple[str, int]]
     doubled = False
     """Whether one more prefix of the base model is read as if it was not there, as 5 does and 4.57 does not."""
+    bare = True
+    """Whether a name without that prefix is read; 4.57 reads none where another name begins with it."""
 
     def __init__(
         self, checkpoint: Checkpoint, architecture: Architecture, aliases: dict[str, list[str]], outer: str
@@ -237,7 +239,7 @@ class TensorFinder:
         for inside, others in self.aliases.items():
             if member.startswith(inside):
                 spelled += [other + member.removeprefix(inside) for other in others]
-        if self.prefix and member.startswith(self.prefix):
-            spelled.append(member.removeprefix(self.prefix))
+        bare = member.removeprefix(self.prefix)
+        spelled = [*spelled, bare] if self.bare else [one for one in spelled if one != bare or one == member]
         spelled += [f"{self.prefix}{member}"] if self.doubled else []
         return spelled + ([f"{self.outer}.{member}"] if self.outer else [])

@@ -18,7 +18,7 @@ def as_older_reads(checkpoint: Checkpoint, older: Architecture) -> Checkpoint:
     """Return a checkpoint without the names that 4.57 loads into nothing of the class, as it has that."""
     hidden = set(_unindexed(checkpoint))
     prefix = f"{older.prefix}."
-    if older.prefix and _begins(checkpoint, older.prefix):
+    if older.prefix and begins_with(checkpoint, older.prefix):
         if _inside(older):
             bare = {name.removeprefix(prefix) for name in _own_names(older)} - _own_names(older)
             hidden |= {name for name in bare if name in checkpoint}
@@ -51,7 +51,7 @@ def name_among_bare(checkpoint: Checkpoint, older: Architecture, prefix: str, ta
     """
     task = frozenset(task)
     beside = bool(task) and all(name.partition(".")[0] in task for name in _own_names(older))  # Voxtral's are not
-    if not prefix or not (beside or _inside(older)) or _begins(checkpoint, prefix):
+    if not prefix or not (beside or _inside(older)) or begins_with(checkpoint, prefix):
         return None
     own = {name.rpartition(".")[0] for name in _own_names(older) if not name.startswith(f"{prefix}.")} - {""}
     names = (n for n in _known_names(checkpoint) if n.rpartition(".")[0] in own or n.partition(".")[0] in task)
@@ -90,8 +90,8 @@ def _inside(older: Architecture) -> bool:
     return any(name.startswith(f"{older.prefix}.") for name in _own_names(older))
 
 
-def _begins(checkpoint: Checkpoint, prefix: str) -> bool:
-    """Tell whether a name begins with the prefix; 4.57 asks for no dot behind it."""
+def begins_with(checkpoint: Checkpoint, prefix: str) -> bool:
+    """Tell whether a stored name begins with a prefix; 4.57 asks for no dot behind it."""
     return any(name.startswith(prefix) for name in _known_names(checkpoint))
 
 
