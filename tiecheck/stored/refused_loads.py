@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BOTH = ("4.57", "5")
 
-DTYPE = re.compile(r"(b?float|double|half|c?half|cfloat|cdouble|complex|q?u?int|short|long|bool|bit)[0-9a-z_]*")
+DTYPE = re.compile(r"(b?float|double|half|c?half|cfloat|cdouble|complex|q?u?int|short|long|bool|bits)[0-9a-z_]*")
 """The names of torch's dtypes, later ones with those of today."""
 
 
