@@ -18,7 +18,6 @@ from tiecheck.files.model_config import read_config
 from tiecheck.live.rehearsal import rehearse
 from tiecheck.records.report import TargetReport
 from tiecheck.stored.load_problems import FORMATS, beside_adapter, load_problems
-from tiecheck.stored.refused_loads import DTYPE
 
 CLASSES = ("LlamaForCausalLM", "GPT2LMHeadModel", "T5ForConditionalGeneration", "BartForConditionalGeneration")
 Change = Callable[[Path], None]
@@ -46,13 +45,6 @@ def no_format(where: Path) -> None:
     save_file(load_file(where / "model.safetensors"), where / "model.safetensors", metadata={"made_by": "somebody"})
 
 
-def no_index_metadata(where: Path) -> None:
-    tensors = load_file(where / "model.safetensors")
-    (where / "model.safetensors").rename(where / "model-00001-of-00001.safetensors")
-    index = {"weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}
-    (where / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
 CHANGES: dict[str, tuple[Change, tuple[str, str] | None]] = {
     "another name": (other_name, ("TIE206", "crash")),
     "tensors below a key": (nested, ("TIE206", "embedding-random")),
@@ -60,11 +52,6 @@ CHANGES: dict[str, tuple[Change, tuple[str, str] | None]] = {
     "fewer words in the config": (edited("vocab_size", 396), ("TIE207", "crash")),
     "the flag as text": (edited("tie_word_embeddings", "false"), ("TIE112", "crash")),
     "the flag as a number": (edited("tie_word_embeddings", 1), ("TIE112", "crash")),
-    "a dtype with its module": (edited("dtype", "torch.float16"), ("TIE207", "crash")),
-    "a dtype for a caller": (edited("dtype", "auto"), ("TIE207", "crash")),
-    "a dtype of another library": (edited("dtype", "fp32"), ("TIE207", "crash")),
-    "a dtype by a shorter name": (edited("dtype", "half"), None),
-    "an index of names alone": (no_index_metadata, ("TIE206", "crash")),
     "a field that nobody reads": (edited("made_by", "somebody"), None),
 }
 
@@ -93,28 +80,6 @@ def test_what_does_not_load_is_no_pass(name: str, change: str, tmp_path: Path) -
     assert {v.outcome for v in report.loaders if (v.loader, v.versions) == ("transformers", "5")} == {outcome}
     assert (real.raised is not None) == (outcome == "crash")
     assert {f.code for f in report.findings if f.severity != "info"} == {code}
-
-
-def test_every_dtype_of_torch_is_taken_for_one() -> None:
-    names = [name for name, value in vars(torch).items() if isinstance(value, torch.dtype)]
-    assert names
-    assert [name for name in names if not DTYPE.fullmatch(name)] == []
-
-
-@pytest.mark.parametrize("held", [{}, {"bits": 4}, {"quant_method": None}, "none", 0])
-def test_a_quantisation_without_a_method_is_no_pass(held: object, tmp_path: Path) -> None:
-    saved("LlamaForCausalLM", tmp_path)
-    edited("quantization_config", held)(tmp_path)
-    (report,) = check(str(tmp_path)).targets
-    assert ("TIE207", "error") in {(f.code, f.severity) for f in report.findings}
-    assert rehearse(str(tmp_path)).raised is not None
-
-
-def test_no_quantisation_hurts_4_57_alone(tmp_path: Path) -> None:
-    saved("LlamaForCausalLM", tmp_path)
-    edited("quantization_config", None)(tmp_path)
-    (report,) = check(str(tmp_path)).targets
-    assert [(f.code, f.severity, f.hurts) for f in report.findings] == [("TIE207", "warning", ("transformers 4.57",))]
 
 
 @pytest.mark.parametrize("name", CLASSES[:2])
