@@ -143,10 +143,10 @@ def test_several_files_are_written_together_or_not_at_all(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "data",
     [
-        b"print 'weight tie'\n",
-        b"x = 1 # weight tie\0\n",
-        b"weight_tie = " + b"(" * 5_000,
-        b"# coding: no\n# weight tie\n",
+        b"print 'nn.Linear, self.head.weight = self.emb.weight'\n",
+        b"self.head.weight = self.emb.weight # nn.Linear\0\n",
+        b"self.head.weight = nn.Parameter" + b"(" * 5_000,
+        b"# coding: no\nself.head.weight = self.emb.weight  # nn.Linear\n",
     ],
 )
 def test_a_file_that_does_not_parse_is_one_sentence_and_nothing_is_written(data: bytes, tmp_path: Path) -> None:

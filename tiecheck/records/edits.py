@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from textwrap import dedent
 from typing import Any, Literal
 
 from tiecheck.records.record import Record
@@ -212,13 +211,19 @@ def _level(key: tuple[str, ...], nested: bool) -> str:
 def _coded(step: Step) -> str:
     """Tell what is run, or how a class has to read: lines of code one after another."""
     said = (step.instead_of, step.code)
-    old, new = (code and f"`{_cut('; '.join(dedent(code).strip().splitlines()))}`" for code in said)
+    old, new = (code and f"`{_cut('; '.join(_dedented(code)))}`" for code in said)
     if step.kind == "run-python":
         return f"run {new}"
     if new is None:
         return f"take {old} out of class {step.names[0]}"
     where = f" at the end of {'.'.join(step.names)}" if len(step.names) > 1 else f" in class {''.join(step.names)}"
     return f"write {new}{where if step.names else ''}{f' for {old}' if old else ''}"
+
+
+def _dedented(code: str) -> list[str]:
+    """Return the lines of code less the first one's indentation: what `textwrap` has is dear at a start."""
+    lines = code.strip("\n").rstrip().splitlines()
+    return [line.removeprefix(lines[0][: -len(lines[0].lstrip())]) for line in lines]
 
 
 def _cut(code: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any
 
 from tiecheck.records.stored import StoredTensor
@@ -28,6 +27,8 @@ def switch_doubt(section: Section, row: list[Any], tensor: StoredTensor | None, 
 
 def _total(section: Section, terms: list[tuple[int, dict[str, int]]] | None, line: str) -> int | None:
     """Return the sum of products that a size is under one state; None where it, or a number in it, is not known."""
+    from fractions import Fraction  # few classes have such rows, and it brings decimal along
+
     total = Fraction(0)
     for factor, powers in terms or ():
         product = Fraction(factor)

@@ -43,7 +43,7 @@ def reference(policy: Any, how: str, *, frozen: bool = True) -> Any:
 
 def test_a_sharing_that_is_wanted_is_told_and_no_finding() -> None:
     policy = llama()
-    for how, words in (("data", "over the memory"), ("object", "same object")):
+    for how, words in (("data", "one memory by different"), ("object", "share the object")):
         finding = found(policy, reference(policy, how))
         assert set(finding) == {"info"}
         assert words in finding["info"].message
@@ -57,7 +57,7 @@ def test_a_sharing_that_shares_nothing_is_told() -> None:
     assert "held twice" in finding.message
     assert len(finding.names) == 2
     ran(finding, policy, ref)
-    assert "same object" in found(policy, ref)["info"].message
+    assert "share the object" in found(policy, ref)["info"].message
 
 
 def test_a_reference_that_moves_with_the_policy() -> None:
