@@ -87,6 +87,43 @@ def test_what_cannot_be_parsed_is_one_error_and_the_rest_goes_on(tmp_path: Path,
     assert "\n" not in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("bad.py", b"def f(:\n"),
+        ("latin.py", b"x = '\xe9'\n"),
+        ("nul.py", b"x = 1\0\n"),
+        ("book.ipynb", b"{}"),
+        ("big.py", b"x = 1\n" * 700_000),
+    ],
+)
+def test_a_file_that_was_named_is_read_whatever_it_holds(tmp_path: Path, name: str, data: bytes) -> None:
+    """In a folder one that has nothing to do with ties is searched alone."""
+    path = tmp_path / name
+    path.write_bytes(data)
+    for command in ((), ("inspect",), ("fix",), ("baseline",), ("compare", str(path))):
+        result = CliRunner().invoke(cli, [*command, str(path)])
+        said = (result.stdout + result.stderr).strip().replace("\n", " ")
+        assert (result.exit_code, f"{name} " in said, "Traceback" in said) == (2, True, False), said
+    assert CliRunner().invoke(cli, [str(tmp_path)]).exit_code == 0
+
+
+def test_the_ties_that_a_source_makes_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(TIED.replace("self.head.weight.data = self.wte.weight.data", "self.wte.weight = self.head.weight"))
+    (target,) = tiecheck.check(str(path)).targets
+    assert [(tie.names, tie.declared_by) for tie in target.ties] == [
+        (("Model.head.weight", "Model.wte.weight"), (f"model.py:{TIED.count(chr(10))}",))
+    ]
+    shown = CliRunner().invoke(cli, [str(path)]).stdout
+    assert "no tie is broken in it: Model.head.weight = Model.wte.weight" in " ".join(shown.split())
+    assert "Model.head.weight = Model.wte.weight" in CliRunner().invoke(cli, ["inspect", str(path)]).stdout
+    keys = '{"a.weight": "b.weight", "c.weight": "b.weight", "(d|e)": "b"}'
+    path.write_text(f"class Model(PreTrainedModel):\n    _tied_weights_keys = {keys}\n")
+    shown = CliRunner().invoke(cli, [str(path)]).stdout
+    assert "no tie is broken in it: Model.a.weight = Model.b.weight and 1 more" in " ".join(shown.split())
+
+
 def test_links_and_special_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(TIED)
     (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tiecheck.records.loaders import LoaderOutcome, LoaderView
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tiecheck.facts.registry import FactName, Facts
     from tiecheck.records.live import DeclaredTie, LiveModel, Tie
     from tiecheck.records.scale import InitScale
+    from tiecheck.records.source import SourceFile
 
     T = TypeVar("T", Tie, DeclaredTie)
 
@@ -22,7 +24,9 @@ NAMES = 32
 
 
 def known_layers(facts: Facts) -> tuple[str, ...]:
-    """Return the layers that were really read."""
+    """Return the layers that were really read; sources declare."""
+    if (files := _sources_alone(facts)) is not None:
+        return ("declared",) if files or not facts.known("unread_sources") else ()
     layers: dict[str, tuple[FactName, ...]] = {
         "declared": ("model_config", "adapter_base"),
         "stored": ("checkpoint", "adapter", "gguf", "onnx"),
@@ -54,6 +58,30 @@ def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieE
         entries.append(entry_of_tie(tie, claim, live))
     entries += [_from_claim(claim) for claim in declared]
     return tuple(sorted(entries, key=lambda entry: entry.names))
+
+
+def _sources_alone(facts: Facts) -> tuple[SourceFile, ...] | None:
+    """Return the sources that are the target itself; None for a target of another kind."""
+    return facts.known("sources") or () if "sources" in facts and "folder" not in facts else None
+
+
+def written_entries(facts: Facts) -> tuple[TieEntry, ...]:
+    """Return the ties of head and embedding that the classes of sources write or map, each by the lines that do."""
+    if not (files := _sources_alone(facts)):
+        return ()
+    from tiecheck.rules.source.sightings import shared_heads
+
+    by: dict[tuple[str, ...], set[str]] = {}
+    for file in files:
+        for owner in file.classes:
+            keys = owner.keys if owner.keys is not None and owner.keys.form == "mapping" else None
+            told = [(event.target, event.source, event.line) for event in shared_heads(owner)]
+            told += [(*pair, keys.line) for pair in keys.pairs] if keys is not None else []
+            for *pair, line in told:
+                names = tuple(sorted({f"{owner.name}.{name}" for name in pair}))
+                if len(names) == 2 and all(re.fullmatch(r"[\w.]+", name) for name in names):  # no pattern of names
+                    by.setdefault(names, set()).add(f"{file.path}:{line}")
+    return tuple(TieEntry(names, 2, declared=True, declared_by=tuple(sorted(by[names]))) for names in sorted(by))
 
 
 def alias_entries(live: LiveModel | None) -> tuple[AliasEntry, ...]:

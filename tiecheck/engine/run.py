@@ -260,6 +260,7 @@ def read_ties(target: Target, facts: Facts, config: Config) -> TargetReport:
     lost = [value.reason for value in found if isinstance(value, Unknown)]
     if facts.known("live") is not None:
         lost = []  # what the files do not tell, the module does
+    lost += map(str, facts.known("unread_sources") or ())
     return _known(target, facts, config)._replace(
         status="error" if lost else "unknown",
         errors=tuple(Error(None, reason, target.text) for reason in dict.fromkeys(lost)),
@@ -268,7 +269,7 @@ def read_ties(target: Target, facts: Facts, config: Config) -> TargetReport:
 
 def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Return a report of the layers alone: nothing judged, nothing found."""
-    from tiecheck.engine.entries import alias_entries, known_layers, loader_entries, measured_scales, tie_entries
+    from tiecheck.engine import entries
 
     base = facts.known("adapter_base")
     model = base or facts.known("model_config")
@@ -280,13 +281,13 @@ def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
         architecture=(model.class_name if model else None) or (live.class_name if live else None),
         model_type=model.model_type if model else None,
         judged_for=config.judge_for or None,
-        layers=known_layers(facts),
-        ties=tie_entries(told_groups(facts), live),
-        aliases=alias_entries(live),
-        loaders=loader_entries(facts.known("loaders") or (), _chosen(config)),
+        layers=entries.known_layers(facts),
+        ties=(*entries.tie_entries(told_groups(facts), live), *entries.written_entries(facts)),
+        aliases=entries.alias_entries(live),
+        loaders=entries.loader_entries(facts.known("loaders") or (), _chosen(config)),
         remote=facts.known("remote"),
         uses=facts.known("traced_uses"),
-        scale=measured_scales(facts, config),
+        scale=entries.measured_scales(facts, config),
     )
 
 

@@ -118,7 +118,7 @@ def _sources(path: str, *, flat: bool = False, changed: str | None = None) -> Gi
         try:
             if name != path and os.path.islink(name):
                 path_inside(path, shown)
-            file = read_source(name, shown)
+            file = read_source(name, shown, named=name == path)
         except TargetError as error:
             unread += [] if flat else [error]
             continue

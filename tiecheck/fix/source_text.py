@@ -49,7 +49,7 @@ def _places(module: cst.Module, lines: dict[cst.CSTNode, int], step: Step) -> li
     if step.instead_of is None:
         within = [n for n in lines if isinstance(n, cst.ClassDef) and n.name.value == step.names[0]]
         if len(step.names) == 1:
-            return [c.body for c in within if lines[c.name] == step.line and isinstance(c.body, cst.IndentedBlock)]
+            return [c.body for c in within if lines[c.name] == step.line]
         methods = [m for c in within for m in c.body.body if isinstance(m, cst.FunctionDef)]
         return [m for m in methods if m.name.value == step.names[1] and lines[m.name] == step.line]
     wanted = step.instead_of.split()
@@ -59,8 +59,9 @@ def _places(module: cst.Module, lines: dict[cst.CSTNode, int], step: Step) -> li
             n for n in found if module.code_for_node(n.with_changes(leading_lines=())).split()[: len(wanted)] == wanted
         ]
     near = [n for n, line in lines.items() if line == step.line and _text(module, n).split() == wanted]
-    kinds = (cst.BaseSmallStatement, cst.BaseExpression)
-    return next((some for kind in kinds if (some := [n for n in near if isinstance(n, kind)])), [])
+    whole = [n for n in near if isinstance(n, cst.BaseSmallStatement)]
+    parts = [n for n in near if isinstance(n, cst.BaseExpression)]
+    return (whole or parts) if len(whole) < 2 else []  # of two that are alike on one line, which is meant is not told
 
 
 def _text(module: cst.Module, node: cst.CSTNode) -> str:
@@ -94,28 +95,39 @@ class _Editor:
         step = self.steps.get(id(original))
         if isinstance(original, cst.SimpleStatementLine):
             return self._line(original, updated)
+        if isinstance(original, cst.SimpleStatementSuite):
+            return self._suite(original, updated, step)
         if isinstance(original, (cst.IndentedBlock, cst.Module)):
             return self._block(updated, step)
-        if step is None:
+        if step is None or isinstance(original, cst.BaseSmallStatement):  # its line or suite replaces it
             return updated
         if isinstance(original, cst.FunctionDef):
             return self._method(updated, step)
-        if isinstance(original, cst.BaseExpression):
-            new = cst.parse_expression(self._code(step), config=self.module.config_for_parsing)
-            return new.with_changes(lpar=[*updated.lpar, *new.lpar], rpar=[*new.rpar, *updated.rpar])
-        return updated if step.code else cst.RemoveFromParent()
+        new = cst.parse_expression(self._code(step), config=self.module.config_for_parsing)
+        return new.with_changes(lpar=[*updated.lpar, *new.lpar], rpar=[*new.rpar, *updated.rpar])
 
     def _line(self, original: Any, updated: Any) -> Any:
         """Return the statements of a line after their steps; what comes after the first stands on lines of its own."""
         steps = [self.steps.get(id(part)) for part in original.body]
+        parts = self._parts(steps, updated)
         if not any(step and step.code for step in steps):
-            return updated if updated.body else updated.with_changes(body=[self.gone])
-        parts = [part for part, step in zip(original.body, steps, strict=True) if not step or step.code]
-        new = [self._parsed(step) if (step := self.steps.get(id(part))) else [part] for part in parts]
-        first, *rest = [part for some in new for part in some]
-        alone = [[part.with_changes(semicolon=cst.MaybeSentinel.DEFAULT)] for part in (first, *rest)]
-        line = updated.with_changes(body=alone[0])
-        return cst.FlattenSentinel([line, *(cst.SimpleStatementLine(body=body) for body in alone[1:])])
+            return _in_a_row(updated, parts) if parts else updated.with_changes(body=[self.gone])
+        line, *rest = [[part.with_changes(semicolon=cst.MaybeSentinel.DEFAULT)] for part in parts]
+        return cst.FlattenSentinel([updated.with_changes(body=line), *(cst.SimpleStatementLine(body=b) for b in rest)])
+
+    def _suite(self, original: Any, updated: Any, step: Step | None) -> Any:
+        """Return what stands behind a colon on one line, after its steps; on lines of its own with a method below."""
+        suite = _in_a_row(updated, self._parts([self.steps.get(id(part)) for part in original.body], updated))
+        if step is None:
+            return suite
+        lines = [cst.SimpleStatementLine([p.with_changes(semicolon=cst.MaybeSentinel.DEFAULT)]) for p in suite.body]
+        return self._block(cst.IndentedBlock(lines, header=suite.trailing_whitespace), step)
+
+    def _parts(self, steps: Sequence[Step | None], updated: Any) -> list[Any]:
+        """Return the small statements of a line or suite after the step of each."""
+        both = zip(steps, updated.body, strict=True)
+        new = [[part] if step is None else self._parsed(step) if step.code else [] for step, part in both]
+        return [part for some in new for part in some]
 
     def _parsed(self, step: Step) -> list[Any]:
         """Return the small statements of a step's code."""
@@ -139,7 +151,8 @@ class _Editor:
                 above = []
         if step is not None:
             made: Any = cst.parse_statement(self._code(step), config=self.module.config_for_parsing)
-            body.append(made.with_changes(leading_lines=[cst.EmptyLine(indent=False)]))
+            inner = made.body.with_changes(indent=block.indent)
+            body.append(made.with_changes(leading_lines=[cst.EmptyLine(indent=False)], body=inner))
         if not body and isinstance(block, cst.IndentedBlock):
             body = [cst.parse_statement("pass")]
         return block.with_changes(body=body, footer=[*above, *block.footer])
@@ -155,13 +168,27 @@ class _Editor:
 
     def _ended(self, function: Any, step: Step) -> Any:
         """Return a method with one more statement, before a `return` at its end."""
+        suite = isinstance(function.body, cst.SimpleStatementSuite)
         body = list(function.body.body)
-        ends = isinstance(function.body, cst.IndentedBlock) and isinstance(body[-1], cst.SimpleStatementLine)
-        place = len(body) - 1 if ends and isinstance(body[-1].body[-1], cst.Return) else len(body)
-        new = [cst.SimpleStatementLine(body=[part]) for part in self._parsed(step)]
-        if not isinstance(function.body, cst.IndentedBlock):
-            return function
-        if ends and len(body[-1].body) == 1 and isinstance(body[-1].body[0], cst.Pass):
-            last = body.pop()  # what it stood for is there now; the comments around it stay
-            new[0] = last.with_changes(body=new[0].body)
-        return function.with_changes(body=function.body.with_changes(body=[*body[:place], *new, *body[place:]]))
+        last = body[-1].body if isinstance(body[-1], cst.SimpleStatementLine) else [body[-1]]
+        place = len(body) - isinstance(last[-1], cst.Return)
+        new: list[Any] = self._parsed(step)
+        if not suite:
+            new = [cst.SimpleStatementLine(body=[part]) for part in new]
+        if len(last) == 1 and isinstance(last[0], cst.Pass):  # what it stood for is there now
+            old = body.pop()
+            new[0] = new[0] if suite else old.with_changes(body=new[0].body)  # the comments around it stay
+        body = [*body[:place], *new, *body[place:]]
+        return function.with_changes(
+            body=_in_a_row(function.body, body) if suite else function.body.with_changes(body=body)
+        )
+
+
+def _in_a_row(line: Any, parts: list[Any]) -> Any:
+    """Return a line or suite with other small statements, between which semicolons stand."""
+    if list(line.body) == parts:
+        return line
+    between = cst.Semicolon(whitespace_after=cst.SimpleWhitespace(" "))
+    parts = parts or [cst.Pass()]
+    row = [p if isinstance(p.semicolon, cst.Semicolon) else p.with_changes(semicolon=between) for p in parts[:-1]]
+    return line.with_changes(body=[*row, parts[-1].with_changes(semicolon=cst.MaybeSentinel.DEFAULT)])

@@ -95,7 +95,8 @@ class _Files:
                 path_inside(target.path, shown)
             self.paths[shown], self.old[shown] = path, source_bytes(path, shown)
         self.new = dict(self.old)
-        self.parsed = {shown: _parsed(shown, data) for shown, data in self.old.items()}
+        named = not os.path.isdir(target.path)
+        self.parsed = {shown: _parsed(shown, data, named=named) for shown, data in self.old.items()}
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -114,25 +115,25 @@ class _Files:
         for shown in dict.fromkeys(f.locations[0].path for f, _ in taken):
             here = [(f, edit) for f, edit in taken if f.locations[0].path == shown]
             try:
-                missed = self._edit_file(shown, list(dict.fromkeys(s for _, edit in here for s in edit.steps)))
+                while missed := self._edit_file(shown, list(dict.fromkeys(s for _, edit in here for s in edit.steps))):
+                    lost = [finding for finding, edit in here if missed & set(edit.steps)]
+                    failed += [(f, "the line is written in a way that is not edited; it is yours to do") for f in lost]
+                    here = [(finding, edit) for finding, edit in here if not missed & set(edit.steps)]
             except TargetError as error:
                 failed += [(finding, str(error)) for finding, _ in here]
                 continue
-            for finding, edit in here:
-                if missed & set(edit.steps):
-                    failed.append((finding, "the line is written in a way that is not edited; it is yours to do"))
-                else:
-                    done.append((finding, edit))
+            done += here
         return tuple(done), tuple(failed)
 
     def _edit_file(self, shown: str, steps: list[Step]) -> set[Step]:
-        """Carry out steps on a file (`TargetError`: it cannot be edited), and return those whose place is gone."""
+        """Carry out steps on a file (`TargetError`: none can be), or none and return those that have no place."""
         if os.path.islink(self.paths[shown]):
             raise TargetError(f"{shown} is a link, and what it leads to may be shared", shown)
         change = _edited_notebook if shown.endswith(".ipynb") else _edited_module
         data, missed = change(self.new[shown], steps, shown)
-        self.parsed[shown] = _parsed(shown, data)  # raises before anything is taken over
-        self.new[shown] = data
+        if not missed:
+            self.parsed[shown] = _parsed(shown, data)  # raises before anything is taken over
+            self.new[shown] = data
         return missed
 
     def diff(self) -> str:
@@ -181,8 +182,8 @@ def _staged(path: str, data: bytes) -> str:
     return new
 
 
-def _parsed(shown: str, data: bytes) -> SourceFile | None:
-    return parse_source(data, shown, notebook=shown.endswith(".ipynb"))
+def _parsed(shown: str, data: bytes, *, named: bool = False) -> SourceFile | None:
+    return parse_source(data, shown, notebook=shown.endswith(".ipynb"), named=named)
 
 
 def _edited_module(data: bytes, steps: list[Step], shown: str) -> tuple[bytes, set[Step]]:

@@ -125,8 +125,9 @@ def _target(target: TargetReport, style: Style, detail: Detail, marks: Mapping[s
     whom = f"{off} suppressed" if off else _for_whom(target)
     architecture = "" if detail == "name" else target.architecture
     ties = ties_text(target) if target.status == "pass" and not style.verbose else ""
-    tail = "  ".join(filter(None, (architecture, "" if target.ties else ties, mark, whom, noted)))
-    extra = f"  {ties}" if ties and target.ties else ""
+    whole = not target.ties or target.type == "source"
+    tail = "  ".join(filter(None, (architecture, ties if whole else "", mark, whom, noted)))
+    extra = f"  {ties}" if ties and not whole else ""
     head = f"{target.status:<7} {target.target[known:]}"
     yield Line(f"{head}  {tail}" if tail else head, 0, 8, TONES[target.status], len(target.status), extra=extra)
     for message in ("" if mark else target.reason, *(error.message for error in target.errors)):
@@ -174,12 +175,14 @@ def traffic_text(moved: Traffic) -> str:
 def ties_text(target: TargetReport) -> str:
     """Sum up the tie groups: how many, and how many of them are tied."""
     words = Counter(_word(tie) for tie in target.ties)
+    if target.type == "source":
+        seen = [" = ".join(tie.names) for tie in target.ties[:1]]
+        more = f" and {len(target.ties) - 1:,} more" if len(target.ties) > 1 else ""
+        return f"{': '.join(('no tie is broken in it', *seen))}{more}"
     if len(target.ties) == 1:
         (tie,) = target.ties
         many = "endless" if tie.names_total is None else tie.names_total
         return f"1 group of {many}, {_word(tie)}"
-    if target.type == "source":
-        return "no tie is broken in it"
     states = ", ".join(f"{n} {word}" if len(words) > 1 else word for word, n in words.items())
     return f"{len(target.ties)} groups, {states}" if target.ties else "no tie to judge"
 

@@ -95,9 +95,9 @@ def source_paths(path: str) -> list[str]:
     return found
 
 
-def read_source(path: str, shown: str) -> SourceFile | None:
-    """Return the records of one file; None where it has nothing to do with ties."""
-    return parse_source(source_bytes(path, shown), shown, notebook=path.endswith(".ipynb"))
+def read_source(path: str, shown: str, *, named: bool = False) -> SourceFile | None:
+    """Return the records of one file; None where it has nothing to do with ties, and nobody named it."""
+    return parse_source(source_bytes(path, shown), shown, notebook=path.endswith(".ipynb"), named=named)
 
 
 def source_bytes(path: str, shown: str) -> bytes:
@@ -124,9 +124,12 @@ def may_tell(data: bytes) -> bool:
     return any(word in data for word in WORDS) and any(all(form.search(data) for form in forms) for forms in among)
 
 
-def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFile | None:
-    """Return the records of a file's bytes; None where they have nothing to do with ties."""
-    if not may_tell(re.sub(rb'\\n(?:",\s*")?|\\(?=")', _unescaped, data) if notebook else data):
+def parse_source(data: bytes, shown: str, *, notebook: bool = False, named: bool = False) -> SourceFile | None:
+    """Return the records of a file's bytes; None where they have nothing to do with ties.
+
+    `named` is for the one file that a user asked about, of which a fault is told whatever it holds.
+    """
+    if not named and not may_tell(re.sub(rb'\\n(?:",\s*")?|\\(?=")', _unescaped, data) if notebook else data):
         return None
     if len(data) > FILE_BYTES:
         raise TargetError(f"{shown} has {len(data):,} bytes; more than {FILE_BYTES:,} of a source are not read", shown)
@@ -138,7 +141,8 @@ def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFi
                 raise TargetError(f"{shown} has more than the {CODE:,} words and marks of code that are read", shown)
             found = read_tree(shown, text, ast.parse(text), tuple(_suppressions(text)))
     except SyntaxError as error:
-        raise TargetError(f"{shown} cannot be parsed: line {error.lineno}: {error.msg}", shown) from error
+        where = f"line {error.lineno}: " if error.lineno else ""
+        raise TargetError(f"{shown} cannot be parsed: {where}{error.msg}", shown) from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise TargetError(f"{shown} cannot be parsed: {type(error).__name__}: {error}", shown) from error
     for owner in found.classes:

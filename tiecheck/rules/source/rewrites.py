@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import textwrap
 
 from tiecheck.records.edits import Edit, Step, source_step
 from tiecheck.records.source import Event, LooseCall, Method, ModuleClass, SourceFile
@@ -192,13 +191,15 @@ def method_instead(file: SourceFile, owner: ModuleClass, event: Event) -> tuple[
 
 def called_by_5(file: SourceFile, owner: ModuleClass, method: Method) -> tuple[Edit, ...]:
     """Return the way to take out an override that does nothing, or to let it pass on what it is called with."""
-    begun = re.match(r"(def [^#\n]*:)\s*(#.*)?\n", method.text)
+    begun = re.match(r"(def [^#\n]*:)\s*(#.*)?\n|(?=def [^\n]*$)(def [^#\n]*?\)[^#\n:]*:)", method.text)
     if begun is None:
         return ()
-    head = begun[1]
+    head = begun[1] or begun[3]
     if method.empty:
         return _edit("removed", source_step(owner.name, None, head, file=file.path, line=method.line))
-    node = ast.parse(textwrap.dedent(f"{' ' * (method.column - 1)}{method.text}")).body[0]
+    indent = method.column - 1  # of spaces or tabs
+    lines = (line if line[:indent].strip() else line[indent:] for line in method.text.split("\n")[1:])
+    node = ast.parse("\n".join((method.text.partition("\n")[0], *lines))).body[0]
     if not isinstance(node, ast.FunctionDef) or node.args.vararg or node.args.kwonlyargs:
         return ()
     new = ast.unparse(ast.arguments([], node.args.args, kwonlyargs=[], kw_defaults=[], defaults=node.args.defaults))

@@ -199,7 +199,8 @@ class CopyInsteadOfShare(Rule):
                     self.decoder = nn.Linear(h, d)
                     self.decoder.weight = nn.Parameter(self.encoder.weight.t())
         """
-        yield Case("a tied autoencoder", source_facts(turned), finds=("error",))
+        for title, text in (("turned", turned), (".data, turned", turned.replace(" = nn.Parameter(", ".data = ("))):
+            yield Case(title, source_facts(text), finds=("error",))
         yield Case("the parameter itself", source_facts(f"{PLAIN_MODEL}\n        self.head.weight = self.wte.weight\n"))
         begun = f"{PLAIN_MODEL}\n    def reset(self):\n        self.head.weight.data.copy_(self.wte.weight)\n"
         yield Case("values that are copied where nothing says tie", source_facts(begun))
@@ -239,9 +240,7 @@ def _broken_tie(file: SourceFile, owner: ModuleClass, event: Event) -> str | Non
         is_embedding(owner, target) and is_head(owner, source)
     )
     copied = event.kind == "copy" or bool({"clone", "deepcopy", "copy", "contiguous"} & form)
-    if not (meant or (turned and event.kind == "parameter")) or (
-        event.kind == "copy" and not says_tie(file, owner, event)
-    ):
+    if not (meant or turned) or (event.kind == "copy" and not says_tie(file, owner, event)):
         return None
     if event.kind == "compare":
         return "is compared with it (==), which ties nothing"
