@@ -135,12 +135,13 @@ def test_4_57_gives_buffers_one_memory_by_code_of_its_own(tmp_path: Path, kept: 
     tensors = load_file(tmp_path / "model.safetensors")
     value = next(tensors.pop(name) for name in list(tensors) if name.endswith("positional_embedding"))
     names = [f"{place}.positional_embedding" for place in (image, prompt)]
-    tensors |= {name: value.clone() for name, there in zip(names, kept, strict=True) if there}
+    tensors |= {name: value + i for i, (name, there) in enumerate(zip(names, kept, strict=True)) if there}
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with older_loads(older_python()) as real:
         told = rehearse(str(tmp_path), python=older_python())
         assert differences(told, tmp_path, real) == []
     assert {told.by_name[name].state for name in names} == {"loaded" if kept[0] else "random"}
+    assert [(gone.name, gone.equal) for gone in told.dropped] == ([(names[1], False)] if all(kept) else [])
 
 
 @pytest.mark.slow

@@ -34,6 +34,14 @@ def test_a_default_tie_that_the_flag_undoes():
     assert "wte.weight" in tie.spellings["transformer.wte.weight"]
 
 
+def test_a_model_type_in_the_spelling_of_4_57_is_the_same_one():
+    name = "Lfm2VlForConditionalGeneration"
+    for spelt in ("lfm2-vl", "Lfm2Vl"):
+        assert only_tie(name, spelt) == only_tie(name, "lfm2_vl")
+        assert architectures.older_has(name, spelt)
+    assert not load_architecture(name, "lfm2").known
+
+
 def test_a_tie_that_needs_the_flag():
     tie = only_tie("LlamaForCausalLM", "llama")
     assert tie.names == LLAMA

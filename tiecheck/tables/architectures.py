@@ -50,7 +50,17 @@ def load_older(
 def older_has(class_name: str | None, model_type: str | None) -> bool:
     """Tell whether transformers 4.57 has a class at all, for a model type where one is given."""
     rows = class_rows(class_name, _OLDER) if class_name and class_name.isidentifier() else []
-    return any(model_type is None or model_type in row[0].split(",") for row in rows)
+    return bool(_of_type(rows, model_type))
+
+
+def _of_type(rows: list[list[str]], model_type: str | None) -> list[list[str]]:
+    """Return the lines of a class for a model type, which 4.57 spells otherwise at times (`lfm2-vl`)."""
+    exact = [row for row in rows if model_type is None or model_type in row[0].split(",")]
+    return exact or [row for row in rows if _plain(model_type or "") in map(_plain, row[0].split(","))]
+
+
+def _plain(model_type: str) -> str:
+    return model_type.replace("-", "").replace("_", "").lower()
 
 
 def newer_names(tie: TieSpec) -> tuple[str, ...]:
@@ -82,7 +92,7 @@ def _load(
     rows = class_rows(class_name, table) if class_name.isidentifier() else []
     if not rows:
         return Architecture(class_name, False, (), f"{origin} does not have {class_name}", None)
-    fitting = [row for row in rows if model_type is None or model_type in row[0].split(",")]
+    fitting = _of_type(rows, model_type)
     if len({row[1] for row in fitting}) != 1:
         types = ", ".join(sorted(t for row in rows for t in row[0].split(",")))
         why = "for model types that tie differently:" if fitting else "only for model type"

@@ -142,14 +142,14 @@ def _tell_model(watch: Watch, model: Any) -> dict[str, Any]:
 def _join_memory(watch: Watch, names: dict[int, list[str]], values: dict[int, Any]) -> None:
     """Take buffers that the class's own code gave one memory for one, which is loaded if its memory was (SAM, 4.57)."""
     own = {number: values[number].data_ptr() for number in names if not values[number].is_meta}
-    fresh = {memory for number, memory in own.items() if number not in watch.origin}
-    for number in own.keys() & watch.origin.keys():
-        if own[number] != watch.memory[number] and own[number] in fresh:
-            del watch.origin[number]
-    loaded = {memory: number for number, memory in own.items() if number in watch.origin}
-    for number in own.keys() - watch.origin.keys():
-        if own[number] in loaded:
-            names[loaded[own[number]]] += names.pop(number)
+    stayed = [number for number in own if watch.memory.get(number, own[number]) == own[number]]
+    owners = {own[number]: number for number in sorted(stayed, key=lambda number: number in watch.origin)}
+    for number, memory in own.items():
+        owner = owners.get(memory, number)
+        if memory and owner != number and owner in watch.origin:
+            names[owner] += names.pop(number)
+        elif memory and owner != number:
+            watch.origin.pop(number, None)
 
 
 def _tell_error(error: BaseException, config: Any, refused: list[str]) -> dict[str, Any]:

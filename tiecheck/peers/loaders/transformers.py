@@ -61,8 +61,12 @@ OUTSIDE: tuple[Outcome, str | None] = (
 )
 """Outcome of a head outside of a BART (Florence-2) that was tied to a source which BART's own code replaces later."""
 
-ALIAS = FOUR._replace(no_source=("tied", None))
-"""For a module that has several names: what is stored under any of them is loaded into it."""
+OWN_KINDS = {
+    "module": FOUR._replace(no_source=("tied", None)),
+    "storage": FOUR._replace(no_source=("embedding-random", None)),
+}
+"""For a module that has several names, what is stored under any of them is loaded into it; a buffer that is not stored
+has values of its own, which take the place of those that were loaded (SAM)."""
 
 
 def _reads(group: Group) -> tuple[str, bool | None]:
@@ -159,8 +163,8 @@ def _part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Out
     embedding = situation.architecture.embedding
     if not stored.some and embedding not in part and any(embedding in other.names for other in older):
         return "head-random", None  # FSMT's decoder alone
-    if group.kind == "module":
-        return outcome_of(True, stored, ALIAS)
+    if group.kind in OWN_KINDS:
+        return outcome_of(True, stored, OWN_KINDS[group.kind])
     return outcome_of(True, stored, FOUR) if stored.source or not stored.some else _sourceless(group, older, situation)
 
 

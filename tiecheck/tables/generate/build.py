@@ -16,7 +16,7 @@ class Found(NamedTuple):
     source: str
     """The name that transformers ties the others to, or the first registered one."""
     kind: str
-    """`module` where one registration makes every name through aliases, else `parameter`."""
+    """`module` where one registration makes every name through aliases, else `parameter`; `storage` of buffers."""
 
 
 Groups = dict[tuple[str, ...], Found]
@@ -95,7 +95,19 @@ def groups_of(model: Any) -> Groups:
         if len(members) > 1:
             kind = "module" if len(owners[key]) == 1 else "parameter"
             found[tuple(sorted(members))] = Found(source(members), kind)
-    return found
+    return found | (_shared_buffers(model, source) if is_older_line() else {})
+
+
+def _shared_buffers(model: Any, source: Callable[[list[str]], str]) -> Groups:
+    """Return declared buffers that 4.57 lets share memory after the load, as the source has it (SAM's positions)."""
+    patterns = [p for _, declared in model_declarations(model) for p, _ in declared]
+    held = dict(model.named_buffers(remove_duplicate=False)) if patterns else {}
+    names: dict[int, list[str]] = {}
+    for name, buffer in held.items():
+        names.setdefault(buffer.untyped_storage()._cdata, []).append(name)
+    shared = (members for members in names.values() if len(members) > 1)
+    told = (members for members in shared if any(re.search(p, m) for p in patterns for m in members))
+    return {tuple(sorted(members)): Found(source(members), "storage") for members in told}
 
 
 def _source(targets: dict[str, str]) -> Callable[[list[str]], str]:
