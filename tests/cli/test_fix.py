@@ -92,6 +92,7 @@ def test_a_word_that_is_not_on_offer_is_an_error(broken: Path) -> None:
     assert "--choose unitied is not on offer here; what is: tied, untied" in told
     run(broken, "--choose", "untied", "--apply", code=0)
     assert run(broken, "--choose", "untied", "--apply", code=0) == "nothing to fix\n"
+    assert run(broken, "--choose", "unitied", code=0) == "--choose unitied decides nothing here\nnothing to fix\n"
 
 
 @pytest.mark.parametrize("chosen", ["tied", "untied"])

@@ -44,7 +44,7 @@ def test_the_fixed_class_builds_with_the_tie_that_was_meant(name: str, tmp_path:
     assert kept == {line.partition("#")[2] for line in fixed.splitlines()}, "comments stay"
     if "removed" not in subject.options:
         assert not re.search(r"^ +pass$", fixed, re.MULTILINE), "a new statement takes its place"
-    assert fix(path, *subject.options, "--apply") == "nothing to fix\n"
+    assert fix(path, *subject.options, "--apply").endswith("nothing to fix\n")
     assert path.read_text() == fixed
     assert os.listdir(tmp_path) == ["model.py"]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from rule_failures import gpt2, llama
+from tiny_models import PlainNet
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -19,24 +20,12 @@ from tiecheck.live.moved_members import names_now
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-class Plain(nn.Module):
-    """A model that declares nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.emb, self.mid, self.head = nn.Embedding(16, 8), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)
-        self.head.weight = self.emb.weight
-
-    def forward(self, x: Any) -> Any:
-        return self.head(self.mid(self.emb(x)))
-
-
 class Deep(nn.Module):
     """The same, with its parts below a module of their own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = Plain()
+        self.body = PlainNet()
         self.head = nn.Linear(8, 16)
         self.head.weight = self.body.emb.weight
 
@@ -67,7 +56,7 @@ class Doubled(nn.Module):
 
 
 MODELS: dict[Callable[[], Any], tuple[str, str]] = {
-    Plain: ("emb.weight", "head.weight"),
+    PlainNet: ("emb.weight", "head.weight"),
     Deep: ("body.emb.weight", "head.weight"),
     llama: ("model.embed_tokens.weight", "lm_head.weight"),
     gpt2: ("transformer.wte.weight", "lm_head.weight"),
@@ -111,7 +100,7 @@ def test_names_in_drawn_wrappers_are_judged_by_identity_and_the_fix_ends_it(seed
     if not tied:
         part(model, names)
     table, weight = model.get_parameter(names[0]), model.get_parameter(names[1])
-    if build in (Plain, Deep) and draw.random() < 0.7:  # of the others the class declares the name too, as it was
+    if build in (PlainNet, Deep) and draw.random() < 0.7:  # of the others the class declares the name too, as it was
         draw.choice(INNER)(model, names[1].partition(".")[0])
     inner = draw.sample(LIBRARY, k=draw.choice((0, 0, 1)))
     outer = draw.sample(LIBRARY, k=draw.choice((0, 1)))
@@ -137,8 +126,8 @@ def test_names_in_drawn_wrappers_are_judged_by_identity_and_the_fix_ends_it(seed
 
 
 def test_the_names_of_a_group_as_they_are_now() -> None:
-    names = MODELS[Plain]
-    model = Plain()
+    names = MODELS[PlainNet]
+    model = PlainNet()
     assert names_now(model, names) == (names, None)
     assert names_now(model, ("emb.weigth", "head.weight")) == (("emb.weigth", "head.weight"), None), "as they were"
     lora(model, "head")
@@ -173,39 +162,39 @@ def normed_as_of_old(model: Any) -> None:
 )
 @pytest.mark.parametrize("wrap", [lambda model: model, Own, torch.compile], ids=["bare", "own", "compiled"])
 def test_a_member_that_is_computed_is_known_by_what_it_is_computed_from(change: Any, code: Any, wrap: Any) -> None:
-    model = Plain()
+    model = PlainNet()
     change(model)
-    report = tiecheck.check(wrap(model), ties=[MODELS[Plain]])
+    report = tiecheck.check(wrap(model), ties=[MODELS[PlainNet]])
     assert [finding.code for finding in report.findings] == ([code] if code else [])
-    apart = Plain()
-    part(apart, MODELS[Plain])
+    apart = PlainNet()
+    part(apart, MODELS[PlainNet])
     change(apart)
-    (target,) = tiecheck.check(wrap(apart), ties=[MODELS[Plain]]).targets
+    (target,) = tiecheck.check(wrap(apart), ties=[MODELS[PlainNet]]).targets
     assert target.status == "unknown"
     assert "head" in str(target), "with the reason"
 
 
 def test_what_may_be_meant_twice_is_unknown_with_the_reason() -> None:
-    two = nn.ModuleDict({"student": Plain(), "teacher": Plain()})
-    report = tiecheck.check(two, ties=[MODELS[Plain]])
+    two = nn.ModuleDict({"student": PlainNet(), "teacher": PlainNet()})
+    report = tiecheck.check(two, ties=[MODELS[PlainNet]])
     assert (report.targets[0].status, report.findings) == ("unknown", ())
     assert "student and teacher have all of these names" in " ".join(str(report).split())
-    model = Plain()
-    part(model, MODELS[Plain])
+    model = PlainNet()
+    part(model, MODELS[PlainNet])
     model.head = nn.ModuleDict({"old": model.head, "new": nn.Linear(8, 16)})
-    report = tiecheck.check(model, ties=[MODELS[Plain]])
+    report = tiecheck.check(model, ties=[MODELS[PlainNet]])
     assert (report.targets[0].status, report.findings) == ("unknown", ())
     assert "head.old.weight and head.new.weight are in the place of `head.weight`" in " ".join(str(report).split())
 
 
 def test_an_adapter_of_peft_keeps_the_names() -> None:
-    for targets in (["mid"], ["head"]):
-        model = get_peft_model(Plain(), LoraConfig(target_modules=targets))  # type: ignore[arg-type]
-        report = tiecheck.check(Own(model), ties=[MODELS[Plain]])
+    for targets in (["q_proj"], ["head"]):
+        model = get_peft_model(PlainNet(), LoraConfig(target_modules=targets))  # type: ignore[arg-type]
+        report = tiecheck.check(Own(model), ties=[MODELS[PlainNet]])
         assert report.targets[0].status == "pass", report.findings
 
 
 @pytest.mark.parametrize("names", [("emb.weigth", "head.weight"), ("emb.weight", "heads.weight"), ("a.b", "c.d")])
 def test_a_name_that_is_nowhere_is_still_told(names: tuple[str, str]) -> None:
-    for model in (Plain(), Own(Plain())):
+    for model in (PlainNet(), Own(PlainNet())):
         assert [f.code for f in tiecheck.check(model, ties=[names]).findings] == ["TIE309"]

@@ -13,6 +13,7 @@ import torch
 from mend_runs import APART, paste
 from peft import LoraConfig, get_peft_model
 from rule_failures import gpt2, llama
+from tiny_models import PlainNet
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,17 +22,8 @@ import tiecheck
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-class Plain(nn.Module):
-    """A model that declares nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.emb, self.q_proj, self.head = nn.Embedding(16, 8), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)
-        self.head.weight = self.emb.weight
-
-
 class Listed(nn.Module):
-    """The same, in a list that is called as PEFT calls what it wraps, and in a dictionary."""
+    """The same as `PlainNet`, in a list that is called as PEFT calls what it wraps, and in a dictionary."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +39,7 @@ class Own(nn.Module):
 
 
 MODELS: dict[Callable[[], Any], tuple[str, str]] = {
-    Plain: ("emb.weight", "head.weight"),
+    PlainNet: ("emb.weight", "head.weight"),
     Listed: ("model.0.weight", "parts.0.weight"),
     llama: ("model.embed_tokens.weight", "lm_head.weight"),
     gpt2: ("transformer.wte.weight", "lm_head.weight"),
@@ -178,7 +170,7 @@ def test_each_fix_of_a_drawn_nest_runs_and_does_what_it_says(seed: int, change: 
             change(model, names)
         return wrapped(model, nest, held=held)
 
-    options = {"ties": [names]} if build in (Plain, Listed) and change is part else {}
+    options = {"ties": [names]} if build in (PlainNet, Listed) and change is part else {}
     report = tiecheck.check(made(), **options)
     assert report.errors == ()
     ran = 0

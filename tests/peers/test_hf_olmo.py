@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import functools
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from older import layer, python_with, run_with
+from older import NotOnIndexError, layer, python_with, run_with
 
 pytestmark = pytest.mark.slow
 
@@ -40,8 +39,8 @@ def said(olmo: str, accelerate: str) -> dict[str, Any]:
     try:
         python = python_with("hf-olmo", *NEEDS)
         path = (layer(f"ai2-olmo=={olmo}"), layer(f"accelerate=={accelerate}"))
-    except subprocess.CalledProcessError as error:  # releases of 2024, which an index may have lost
-        pytest.skip(f"pip could not install what the thread needs: {error.cmd[4:]}")
+    except NotOnIndexError as error:
+        pytest.skip(f"a release of 2024 that the index has lost: {error}")
     done = run_with(python, str(SCRIPT), path=path)
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout)

@@ -67,6 +67,26 @@ def test_a_family_and_a_symptom_in_words() -> None:
     assert codes("the model repeats the same token")[0] == "TIE701"
 
 
+def test_everyday_words_lead_somewhere_sensible() -> None:
+    """Sentences as people type them, written down before the rules' texts were looked at."""
+    for sentence, due in (
+        ("my model outputs garbage after merging lora", {"TIE602", "TIE603"}),
+        ("loss goes to nan after resizing the embeddings", {"TIE403", "TIE701"}),
+        ("gibberish output after converting to gguf", {"TIE621", "TIE623"}),
+        ("new tokens I added are never predicted", {"TIE403", "TIE306"}),
+        ("lm_head is randomly initialized after loading", {"TIE102", "TIE110"}),
+        ("device_map auto puts the head on another gpu", {"TIE501", "TIE502"}),
+        ("freezing the embedding also freezes the head", {"TIE312"}),
+        ("the reference model changes during dpo training", {"TIE319"}),
+        ("onnx file is much larger than the model", {"TIE631"}),
+        ("optimizer updates the embedding twice", {"TIE702"}),
+    ):
+        assert due & set(codes(sentence)[:4]), (sentence, codes(sentence))
+    for sentence in ("bananas are yellow", "hello world", "my dog ate the homework"):
+        with pytest.raises(UsageError, match="no rule is known"):
+            search_rules(sentence)
+
+
 def own_messages() -> list[tuple[str, str]]:
     found = [(rule, draft) for rule in all_rules() for case in rule.cases() for draft in drafts(rule, case)]
     return [(" ".join(changed(draft.message, random.Random(draft.message))), rule.code) for rule, draft in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,22 @@ NAMED = "TIECHECK_TRANSFORMERS_4"
 """The environment variable that names a Python to use instead."""
 
 ROOT = Path(__file__).parents[2]
+
+
+class NotOnIndexError(Exception):
+    """The package index answers, and no longer has a release that was asked for."""
+
+
+def _install(python: str, *words: str) -> None:
+    """Install with pip; what an index has lost is told apart from an index that cannot be reached."""
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", *words], check=False, capture_output=True, text=True
+    )
+    lost = re.search(r"No matching distribution found for (\S+)", done.stderr)
+    if lost and "(from versions: none)" not in done.stderr:  # which is what pip says where it reached nothing
+        raise NotOnIndexError(lost[1])
+    if done.returncode:
+        raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
 
 
 @functools.cache
@@ -44,6 +61,7 @@ def python_with(name: str, *requirements: str) -> str:
         requirements: What to install, as pip takes it; options too.
 
     Raises:
+        NotOnIndexError: The package index has lost one of them.
         subprocess.CalledProcessError: The package index cannot be reached.
     """
     import torch
@@ -62,12 +80,12 @@ def layer(requirement: str) -> str:
         requirement: The package, pinned.
 
     Raises:
+        NotOnIndexError: The package index has lost it.
         subprocess.CalledProcessError: The package index cannot be reached.
     """
 
     def make(made: Path) -> None:
-        words = ("--no-deps", "--target", str(made), requirement)
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *words], check=True)
+        _install(sys.executable, "--no-deps", "--target", str(made), requirement)
 
     return str(_kept(f"layer-{requirement}", make))
 
@@ -92,7 +110,7 @@ def _kept(name: str, make: Callable[[Path], None]) -> Path:
 def _make(home: Path, site: Path, requirements: tuple[str, ...]) -> None:
     venv.create(home, with_pip=True)
     python = str(_python(home))
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
+    _install(python, *requirements)
     found = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         check=True,

@@ -1,4 +1,4 @@
-"""Four tiny models of transformers that tie, each in a way of its own, and what they hold and give."""
+"""Four tiny models of transformers that tie, and a plain one: what they hold and give."""
 
 from __future__ import annotations
 
@@ -51,6 +51,18 @@ SMALL = {
     },
 }
 """Class -> its config."""
+
+
+class PlainNet(nn.Module):
+    """A model of torch alone that ties, and declares nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb, self.q_proj, self.head = nn.Embedding(16, 8), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)
+        self.head.weight = self.emb.weight
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.q_proj(self.emb(x)))
 
 
 def built(name: str = "LlamaForCausalLM", **more: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -103,10 +104,27 @@ def test_tied(tiecheck):
 
 def test_unmatched(tiecheck):
     tiecheck(tied()).assert_ties_match([])
+
+def test_misspelt(tiecheck):
+    tiecheck(tied(), select=["TIE999"])
+
+def test_no_option(tiecheck):
+    tiecheck(tied(), nonsense=1)
+
+def test_no_module(tiecheck):
+    tiecheck(3)
+
+def test_no_name(tiecheck):
+    tiecheck(tied()).assert_tied("emb.weight", "heads.weight")
+
+def test_guarded(tiecheck):
+    net = tied()
+    with tiecheck(net).guard():
+        net.head.weight = nn.Parameter(net.emb.weight.clone())
 """
     )
     result = run(pytester)
-    result.assert_outcomes(passed=1, failed=4)
+    result.assert_outcomes(passed=1, failed=9)
     result.stdout.fnmatch_lines_random(
         [
             "E * AssertionError: tiecheck: TIE302 storage-only-tie",
@@ -118,8 +136,9 @@ def test_unmatched(tiecheck):
             "FAILED *::test_unclean - AssertionError: tiecheck: TIE302*",
         ]
     )
-    assert "pytest_checks.py" not in lines(result), "no line of ours is in the traceback"
-    assert "testing.py" not in lines(result)
+    shown = [line for line in result.outlines if re.match(r"\S+\.py:\d+: ", line)]
+    assert len(shown) == 9
+    assert not re.search(r"tiecheck/\w+/\w+\.py:", lines(result)), "no line of ours is in the traceback"
 
 
 def test_the_fixture_takes_options_of_check(pytester: pytest.Pytester) -> None:

@@ -13,6 +13,8 @@ from tiecheck.cli.streams import PlainCommand, complete_codes
 from tiecheck.config.options import Config
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tiecheck.fix.run import FixOutcome
     from tiecheck.fix.sources import SourceOutcome
     from tiecheck.records.edits import Edit
@@ -60,9 +62,20 @@ def command(target: str, apply: bool, to: str | None, choose: str | None, **opti
 
         if to is not None:
             raise click.UsageError("--to makes a copy of a model directory; sources are fixed in place")
-        sys.exit(show_sources(fix_sources(source, config, wanted, asks), target))
+        edited = fix_sources(source, config, wanted, asks)
+        tell_unused(choose, (*edited.chosen, *edited.left))
+        sys.exit(show_sources(edited, target))
     outcome = fix_target(target, config, wanted, asks)
+    tell_unused(choose, (*outcome.chosen, *outcome.left))
     sys.exit(show_outcome(outcome, wanted.to or target))
+
+
+def tell_unused(word: str | None, told: Iterable[tuple[Finding, object]]) -> None:
+    """Tell of a word of `--choose` that nothing here offers: misspelt, or of a fix that was made before."""
+    from tiecheck.fix.run import DECISIONS
+
+    if word is not None and word not in {*DECISIONS, *(edit.choice for finding, _ in told for edit in finding.edits)}:
+        click.echo(f"--choose {word} decides nothing here", err=True)
 
 
 def ask_user(finding: Finding) -> Edit | None:

@@ -10,6 +10,7 @@ from tiecheck.records.edits import Edit
 from tiecheck.records.loaders import Rehearsal
 from tiecheck.records.record import Record
 from tiecheck.records.report import SEVERITIES, Finding, TargetReport, at_least
+from tiecheck.wording import listed
 
 HIDING = {"TIE112", "TIE205", "TIE206", "TIE207"}
 """Findings for which a load fails as a whole, so that nothing else is told until they are gone."""
@@ -81,7 +82,8 @@ def _why_it_stays(finding: Finding, chosen: Chosen, before: TargetReport) -> str
     hiding = sorted({one.code for one, edit in chosen if one.code in HIDING or edit.steps[0].kind == "strip-prefix"})
     told = {(one.code, one.names, one.message) for one in before.findings}
     if SEVERITIES.index(finding.severity) < rank.get(finding.names, 0):
-        return f"it hurts fewer than before: {', '.join(finding.hurts or ())}"
+        what = "a note" if finding.severity == "info" else f"a {finding.severity}"
+        return f"it is {what} now{f', and hurts {listed(finding.hurts)}' if finding.hurts else ''}"
     ended = {(one.code, one.names) for one, _ in chosen}
     if hiding and (
         (finding.code, finding.names) not in ended

@@ -104,6 +104,7 @@ class TieGuard(ContextDecorator):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        __tracebackhide__ = True
         stop_watching(self)
         try:
             if error is None:
@@ -132,6 +133,7 @@ class TieGuard(ContextDecorator):
         Raises:
             TypeError: It is no `torch.nn.Module`.
         """
+        __tracebackhide__ = True
         with looking_at(model):
             self._remember(model, user_line(sys._getframe(1), did="g.watch"))  # type: ignore[arg-type]
             self._keep_watch()
@@ -146,9 +148,11 @@ class TieGuard(ContextDecorator):
         Raises:
             TieBroken: Something is broken, under `raise`; or it cannot be tied again without losing a value.
         """
+        __tracebackhide__ = True
         return self._look(sys._getframe(1))
 
     def _look(self, frame: FrameType, *, ends: bool = False) -> tuple[Break, ...]:
+        __tracebackhide__ = True
         self.before(frame, ends=ends)
         self.broken = self._judge()
         if not self.broken:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from tiecheck.errors import UsageError, near_words
@@ -37,16 +38,17 @@ def search_rules(text: str) -> FoundRules:
     begins = re.match(r"\W*(tie\d{3})\b", plain_text(wanted))
     said = [code for code in INDEX if begins and code == begins[1].upper()]
     heard = symptoms_of(wanted, own)
-    score = match_message(heard[0].says, plain_text(wanted)) if heard and heard[0] not in own else 0
-    heard += () if said or score > 0.8 * len(plain_text(wanted)) else messages_with(wanted)
-    codes = said + [code for symptom in heard for code in symptom.codes.split() if code in INDEX]
+    score = match_message(heard[0].says, plain_text(wanted)) if heard else 0
+    whole = said or (score > 0.8 * len(plain_text(wanted)) and heard[0] not in own)
+    parts, sure = ((), True) if whole else messages_with(wanted)
+    codes = said + [code for symptom in (*heard, *parts) for code in symptom.codes.split() if code in INDEX]
+    if not sure and score < 2 * SHORTEST:  # a symptom in plain words, or a few words of a message
+        codes = [code for pair in zip_longest(_by_words(wanted, rules), dict.fromkeys(codes)) for code in pair if code]
+    heard += parts if sure else ()
     if codes or heard:
         first = next((symptom for symptom in heard if symptom.when), heard[0] if heard else None)
         known = tuple(rule_of(code) for code in [*dict.fromkeys(codes)][:SHOWN])
         return FoundRules(known, first if first in (*read_symptoms(), *own) else None)
-    fitting = _by_words(wanted, rules)
-    if fitting:
-        return FoundRules(fitting, None)
     near = near_words(wanted, [rule.name for rule in rules]) if "-" in wanted else []
     hint = f"did you mean {near[0]!r}?" if near else "paste more of a message, or see `tiecheck rule`, which lists all"
     raise UsageError(f"no rule is known for {wanted!r}; {hint}")
@@ -70,10 +72,11 @@ def _told_parts() -> tuple[tuple[Symptom, frozenset[tuple[str, ...]]], ...]:
     return tuple((one, _runs(f"{one.says} {one.more}")) for one in told)
 
 
-def messages_with(text: str) -> tuple[Symptom, ...]:
-    """Return the messages of which a text may be any part, the likeliest first: by pairs and triples of words.
+def messages_with(text: str) -> tuple[tuple[Symptom, ...], bool]:
+    """Return the messages of which a text may be any part, the likeliest first, and whether that is sure.
 
-    What varies (names, numbers, paths) is one word like another; a pair that many messages have says little.
+    It is told by pairs and triples of words. What varies (names, numbers, paths) is one word like another; a pair that
+    many messages have says little.
     """
     pasted = _runs(text)
     held = [(one, runs & pasted) for one, runs in _told_parts()]
@@ -81,18 +84,21 @@ def messages_with(text: str) -> tuple[Symptom, ...]:
     scored = [(sum(len(run) / (1 + math.log(often[run])) for run in runs), i) for i, (_, runs) in enumerate(held)]
     best = max((score for score, _ in scored), default=0.0)
     if best < LEAST:
-        return ()
+        return (), False
     ranked = [held[i][0] for score, i in sorted(scored, key=lambda one: (-one[0], one[1])) if score * 2 >= best]
     codes: dict[str, None] = {}
     for count, one in enumerate(ranked):
         if len(codes) >= SHOWN:
-            return tuple(ranked[:count])
+            return tuple(ranked[:count]), best > SURE
         codes |= dict.fromkeys(one.codes.split())
-    return tuple(ranked)
+    return tuple(ranked), best > SURE
 
 
 LEAST = 3.0
 """Score of a part of a message that says anything: one triple of words that no other message has."""
+
+SURE = 8.0
+"""Score above which it is a part of that message, and no sentence in plain words."""
 
 
 def _runs(text: str) -> frozenset[tuple[str, ...]]:
@@ -106,24 +112,82 @@ def _runs(text: str) -> frozenset[tuple[str, ...]]:
     return frozenset(run for run in runs if run.count("...") < len(run) - 1)
 
 
-def _by_words(text: str, rules: tuple[type[Rule], ...]) -> tuple[type[Rule], ...]:
-    """Return the rules that have most of the words of a symptom in their text, a rare word counting more."""
-    words = {word for word in re.findall(r"[\w.]{3,}", text.lower()) if word not in _COMMON}
-    texts = {rule.code: f"{rule.name.replace('-', ' ')} {rule.summary} {rule.__doc__}".lower() for rule in rules}
-    held = {word: [code for code, body in texts.items() if word in body] for word in words}
-    scores: dict[str, float] = {}
-    for codes in held.values():
-        for code in codes:
-            scores[code] = scores.get(code, 0) + 1 / len(codes)
-    enough = {code for code in scores if sum(code in codes for codes in held.values()) * 2 > len(words)}
-    best = sorted(enough, key=lambda code: (-scores[code], code))[:SHOWN]
-    return tuple(rule_of(code) for code in best)
+def _by_words(text: str, rules: tuple[type[Rule], ...]) -> tuple[str, ...]:
+    """Return the codes of the rules whose texts have the words of a symptom, the likeliest first (BM25 over stems).
+
+    A word counts by how rare it is, a word of like meaning for less; a rule counts that has two of the words, or half.
+    """
+    texts = _word_counts(rules)
+    asked, scores, met = set(_stems(text)), dict.fromkeys(texts, 0.0), Counter[str]()
+    often = Counter(word for counts in texts.values() for word in counts)
+    length = sum(counts.total() for counts in texts.values()) / len(texts)
+    for word in asked:
+        alike = {other: 0.6 for group in _ALIKE if word in group for other in group} | {word: 1.0}
+        for code, counts in texts.items():
+            found = 0.0
+            for other in alike.keys() & counts.keys():
+                rare = math.log(1 + (len(texts) - often[other] + 0.5) / (often[other] + 0.5))
+                much = counts[other] * 2.2 / (counts[other] + 0.3 + 0.9 * counts.total() / length)
+                found = max(found, alike[other] * rare * much)
+            scores[code] += found
+            met[code] += found > 0
+    enough = [code for code in texts if met[code] > 1 or met[code] * 2 > len(asked)]
+    return tuple(sorted(enough, key=lambda code: (-scores[code], code))[:SHOWN])
+
+
+@cache
+def _word_counts(rules: tuple[type[Rule], ...]) -> dict[str, Counter[str]]:
+    """Return the stems of each rule's name, text and messages, and of the symptoms that lead to it first."""
+    texts = {
+        rule.code: f"{f'{rule.name} {rule.summary} ' * 3}{rule.__doc__} {' '.join(rule.messages)}" for rule in rules
+    }
+    for symptom in read_symptoms():
+        for code in symptom.codes.split()[:2]:
+            if code in texts:
+                texts[code] += f" {symptom.says} {symptom.when}"
+    return {code: Counter(_stems(text)) for code, text in texts.items()}
+
+
+def _stem(word: str) -> str:
+    """Return a word without the endings that a sentence gives it: merging, merged and merge are one."""
+    for ending in ("ization", "isation", "ations", "ation", "ingly", "ings", "ing", "edly", "ed", "es", "ly", "s", "e"):
+        if word.endswith(ending) and len(word) - len(ending) > 2:
+            word = word.removesuffix(ending)
+            break
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
+
+
+def _stems(text: str) -> list[str]:
+    """Return the words of a text that lead somewhere, as stems; a dotted name whole and in its parts."""
+    words = re.findall(r"[a-z0-9][\w.+-]*[a-z0-9]", text.lower())
+    parts = (part for word in words for part in {word, *re.split(r"[._-]", word)})
+    return [_stem(part) for part in parts if len(part) > 2 and part not in _COMMON]
 
 
 _COMMON = frozenset(
-    ("the", "and", "are", "for", "with", "not", "was", "its", "has", "when", "why", "all", "nothing", "model")
+    re.findall(
+        r"\w+",
+        "the and are for with not was its has have had when why how what who all nothing model that this these from "
+        "does but than too more very other after before although should some into only one can you your get gets they",
+    )
 )
 """Words that lead nowhere."""
+
+_ALIKE = tuple(
+    frozenset(map(_stem, words.split()))
+    for words in (
+        "garbage gibberish nonsense repeat random",
+        "big bigger large larger size twice duplicate disk",
+        "wrong broken bad worse",
+        "lose lost miss missing drop",
+        "error raise crash fail",
+        "new add token resize",
+        "ema average copy deepcopy",
+        "initialize initialise random",
+        "memory oom",
+    )
+)
+"""Words that people say for the same thing."""
 
 
 def plain_text(text: str) -> str:

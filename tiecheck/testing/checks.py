@@ -99,7 +99,7 @@ class ModelCheck:
         self._given = given
 
     def __call__(self, model: nn.Module | str | os.PathLike[str], **keywords: Any) -> Checked:
-        """ModelCheck a model as it is now.
+        """Check a model as it is now.
 
         Args:
             model: What `tiecheck.check` takes.
@@ -109,8 +109,12 @@ class ModelCheck:
             UsageError: A rule code that does not exist.
             TypeError: An option that does not exist.
         """
-        config = make_config(model, **self._given | keywords)
-        return Checked(model, check_with(model, config), config)
+        __tracebackhide__ = True
+        try:
+            config = make_config(model, **self._given | keywords)
+            return Checked(model, check_with(model, config), config)
+        except (UsageError, TypeError) as error:  # a wrong call: the line of the test is what to look at
+            raise error.with_traceback(None) from None
 
 
 class Checked:
@@ -221,7 +225,7 @@ class ModelItem(pytest.Item):
         self.add_marker("tiecheck")
 
     def runtest(self) -> None:
-        """ModelCheck it as `tiecheck TARGET` does; what passes with notes or skips keeps its report as a section."""
+        """Check it as `tiecheck TARGET` does; what passes with notes or skips keeps its report as a section."""
         config = make_config(self.target, **option_keywords(self.config))
         report = check_with(self.target, config)
         shown = report._replace(targets=tuple(t._replace(target=self.name) for t in report.targets))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+import transformers
+from safetensors.torch import load_file, save_file
 from tiny_models import SMALL, built
 
 from tiecheck.facts.checkpoint import architecture, groups
@@ -104,3 +105,24 @@ def test_members_of_two_dtypes_end_as_the_cast_of_the_load_has_them(seed: int, t
     assert told in ("tied" if tied else "kept-apart", "unknown"), (wide, narrow, asked, exact)
     halves = {wide, narrow} == {"bfloat16", "float16"}
     assert told != "unknown" or halves or asked not in ("float32", narrow), (wide, narrow, asked, exact)
+
+
+def test_what_4_57_loses_of_a_false_flag_is_named(tmp_path: Path) -> None:
+    """As 4.57.6 loads them: Blenderbot keeps its head and loses embeddings; GPT-NeoX's head is `embed_out` there."""
+    config = transformers.BlenderbotConfig(**SMALL["BartForConditionalGeneration"] | {"tie_word_embeddings": False})
+    transformers.BlenderbotForConditionalGeneration(config).save_pretrained(tmp_path / "blenderbot")
+    (older,) = [view for view in views(tmp_path / "blenderbot") if view.versions == "4.57"]
+    assert older.outcome == "member-discarded"
+    lost = "model.decoder.embed_tokens.weight and model.encoder.embed_tokens.weight"
+    assert older.message == f"model.shared.weight takes the place of {lost}"
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.GPTNeoXConfig(vocab_size=400, tie_word_embeddings=False, **small)
+    transformers.GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "neox")
+    (older,) = [view for view in views(tmp_path / "neox") if view.versions == "4.57"]
+    assert older.outcome == "kept-apart"
+    file = tmp_path / "neox" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] = tensors.pop("embed_out.weight")
+    save_file(tensors, file, metadata={"format": "pt"})
+    (older,) = [view for view in views(tmp_path / "neox") if view.versions == "4.57"]
+    assert (older.outcome, older.message) == ("head-random", "it looks for embed_out.weight, and makes it at random")

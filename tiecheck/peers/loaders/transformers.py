@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from tiecheck.peers.loaders.loader_rules import (
+    GENERAL,
     UNREAD,
     Decision,
     Loader,
@@ -25,7 +26,7 @@ from tiecheck.peers.loaders.loader_rules import (
     worst_decision,
 )
 from tiecheck.records.stored import Group
-from tiecheck.records.words import RANDOM, Outcome
+from tiecheck.records.words import DISCARDED, RANDOM, Outcome
 from tiecheck.tables.releases import (
     OtherTies,
     Release,
@@ -35,6 +36,7 @@ from tiecheck.tables.releases import (
     known_releases,
     other_ties,
 )
+from tiecheck.wording import listed, pronoun_for
 
 WARNING = (
     "The tied weights mapping and config for this model specifies to tie ..., but both are present in the checkpoints "
@@ -117,15 +119,18 @@ def _four(situation: Situation) -> Decision | None:
         return Decision("unknown", unread.reason, reads, value)
     if not any(group.declared for group in older):
         outcome, message = outcome_of(False, stored_of(whole), FOUR)
+        if outcome in RANDOM:
+            gone = tuple(sorted({name for group in older for name in group.missing}))
+            message = f"it looks for {listed(gone)}, and makes {pronoun_for(gone)} at random"
         return in_group_words(Decision(outcome, message, reads, value, False), situation)
     parts = _parts(older)
-    decisions = [Decision(*_part(part, whole, situation), ties=len(part) > 1) for part in parts]
+    decisions = [Decision(*_of_part(part, whole, situation), ties=len(part) > 1) for part in parts]
     decision = worst_decision((*decisions, _passed_over(situation.group, older)))
     blind = next((part for part in decisions if part.outcome == "unknown"), None)
     if blind is not None and decision.outcome != "crash":
         decision = blind  # it may be worse than what is known of the other parts
     # Of a group that 4.57 ties in part, what is lost tells which part the verdict is about.
-    ties = len(parts) == 1 or (decision.ties is True and decision.outcome == "head-discarded")
+    ties = len(parts) == 1 or (decision.ties is True and decision.outcome in DISCARDED)
     return in_group_words(decision._replace(reads=reads, value=value, ties=ties), situation)
 
 
@@ -146,6 +151,16 @@ def _parts(older: tuple[Group, ...]) -> list[frozenset[str]]:
             joined = [part for part in parts if part & set(group.names)]
             parts = [part for part in parts if part not in joined] + [frozenset().union(*joined)]
     return parts
+
+
+def _of_part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Outcome, str | None]:
+    """Return what becomes of one part of a group, which has no head to lose where the head is in another part."""
+    outcome, message = _part(part, whole, situation)
+    known = part <= set(situation.group.names)  # else the head may be in it, under a name that only 4.57 has
+    if outcome == "head-discarded" and known and situation.architecture.head not in part and whole.source in part:
+        lost = listed(tuple(sorted(part - {whole.source, *whole.missing})))
+        return GENERAL[outcome], f"{whole.source} takes the place of {lost}"
+    return outcome, message
 
 
 def _part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Outcome, str | None]:

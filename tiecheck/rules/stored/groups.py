@@ -113,16 +113,17 @@ def readings_text(views: tuple[LoaderView, ...]) -> str:
     alike: dict[tuple[str | None, bool | None, bool | None, str], list[LoaderView]] = {}
     for view in views:
         if view.ties is not None:
-            alike.setdefault((view.reads, view.value, view.ties, view.outcome), []).append(view)
+            named = view.message if view.outcome == "member-discarded" else None
+            alike.setdefault((view.reads, view.value, view.ties, named or WORDS[view.outcome]), []).append(view)
     sentences = []
     nested = any("." in (reads or "") for reads, *_ in alike)
-    for (reads, value, ties, outcome), held in alike.items():
+    for (reads, value, ties, ending), held in alike.items():
         what = {None: "not set", True: "true", False: "false"}[value]
         many = len({view.title for view in held}) > 1
         level = "the top-level " if nested and reads and "." not in reads else ""
         asks = f"{verb_form('read', many)} {level}{reads} ({what})" if reads else f"{verb_form('ask', many)} no flag"
         does = verb_form("tie", many) if ties else f"{'do' if many else 'does'} not tie"
-        sentences.append(f"{view_titles(tuple(held))} {asks} and {does}: {WORDS[outcome]}.")
+        sentences.append(f"{view_titles(tuple(held))} {asks} and {does}: {ending}.")
     return " ".join(sentences)
 
 

@@ -13,6 +13,7 @@ from tiecheck.records.words import DISCARDED, RANDOM, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.groups import (
     declaration_place,
+    endings_text,
     fates_text,
     fit_text,
     flag_name,
@@ -255,16 +256,15 @@ def _unseen(group: Group, random: tuple[LoaderView, ...]) -> Iterator[Draft]:
     if random:
         from tiecheck.rules.stored.fixes import once_prefixed
 
+        ends = endings_text(random)
         yield Draft(
-            f"{view_titles(random)} {verb_form('do', len(random) > 1)} not look for {listed(group.stored_names)} under "
-            f"these names in such a file, and {verb_form('make', len(random) > 1)} "
-            f"{pronoun_for(group.stored_names)} at random.",
+            f"{listed(group.stored_names)} are stored, but not under the names that every loader looks for. {ends}",
             group.names,
             (declaration_place(group), *stored_places(group)),
             severity=severity_of(random) or "warning",
             hurts=random,
             edits=once_prefixed(group),
-            no_mend=f"every name of the file is another; the class's own are {listed(group.names)} and their like.",
+            no_mend="the values are there, under other names; save the model again with save_pretrained.",
         )
 
 

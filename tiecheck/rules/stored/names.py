@@ -197,7 +197,8 @@ class KeptTheAliasName(Rule):
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
                 hurts=failing,
                 edits=rename_edits(group),
-                no_mend=f"several tensors could be {group.source}, and which is right the files do not tell.",
+                no_mend=f"the files do not tell that what is stored is {group.source} as it was; save the model again "
+                "from where it is whole.",
             )
 
     @staticmethod
