@@ -131,17 +131,17 @@ class AdapterAppliedOnLoad(Rule):
 
     ## What it does
     Finds `adapter_config.json` and adapter weights beside the weights of a whole model, and says what it makes of
-     the tied group: a module in `modules_to_save` gets a weight of its own, and an adapter on embedding or head is
+    the tied group: a module in `modules_to_save` gets a weight of its own, and an adapter on embedding or head is
     merged into both. Where the config lies there alone, it says that the load will fail.
 
     ## Why it is bad
     Where peft is installed, `from_pretrained` of the directory loads the base that the adapter names, and the adapter
     with it, without a word. The model that answers is not the one that the checkpoint holds: a head from
-    `modules_to_save` is no longer the embedding. Where peft is not installed it is another model.
+    `modules_to_save` is no longer the embedding. Without peft the same directory loads as the model alone.
 
     ## How to fix it
     Keep the adapter in a directory of its own. If it is meant to be part of the model, merge it (`merge_and_unload()`),
-    look at `lm_head.weight is embed_tokens.weight`, set the flag accordingly and save the result alone.
+    check whether `lm_head.weight is embed_tokens.weight`, set the flag to that, and save the result alone.
     """
 
     code = "TIE605"

@@ -126,16 +126,16 @@ class AdapterTrainsBothCopies(Rule):
     """An adapter holds a trained copy of several members of one tie, and they differ.
 
     ## What it does
-    Compares the copies that the adapter holds of the members of one tie (`modules_to_save`) byte by byte. Equal ones
-    that were to be kept one, and that PEFT loads as several, are a note.
+    Compares the copies that the adapter holds of the members of one tie (`modules_to_save`) byte by byte. Equal
+    copies are a note, where PEFT was asked to keep one (`ensure_weight_tying`) and loads several.
 
     ## Why it is bad
     Two copies were trained where the model has one tensor. As long as the adapter is applied both are used. A merge
     with PEFT up to 0.18 leaves the flag true, and whoever loads the result keeps one of the two; converters and engines
-    that go by the flag do the same. With `ensure_weight_tying` the copies are one again at once, and one is lost.
+    that go by the flag do the same. With `ensure_weight_tying` PEFT ties the copies when it loads them: one is lost.
 
     ## How to fix it
-    Merge with PEFT 0.19 or newer, and look that the merged config says `tie_word_embeddings: false`. To keep the tie,
+    Merge with PEFT 0.19 or newer, and check that the merged config says `tie_word_embeddings: false`. To keep the tie,
     train again with `ensure_weight_tying=True`.
     """
 

@@ -20,7 +20,7 @@ AFTER = {
     "storage": "they are several parameters over one memory: each with its own gradient, and the next conversion parts "
     "their values",
     "overlap": "they are several parameters over partly the same memory",
-    "copy": "they are separate tensors with equal values, which the next step parts",
+    "copy": "they are separate tensors with equal values, which the next step separates",
     "separate": "they are separate tensors",
     "absent": "one of them is gone",
 }

@@ -39,7 +39,7 @@ class TiedMemoryCountedTwice(Rule):
     for moving it back; or a model that fits is refused.
 
     ## How to fix it
-    Give the map yourself, or allow the planner as much more on that device as it counts too much.
+    Give the map yourself, or raise `max_memory` of that device by what is counted twice.
     """
 
     code = "TIE503"

@@ -23,17 +23,19 @@ class LoadOverwritesTie(Rule):
 
     ## Why it is bad
     Nothing is raised or logged, and the embedding and the head are random. With a map, accelerate sets each stored
-    tensor as a new Parameter, which breaks the tie, and then ties the group again to its alphabetically first name
-    that is not on the meta device. Where that name is not in the checkpoint, it is the untouched one: `lm_head.weight`
-    comes before `transformer.wte.weight`. The model runs, and writes noise. accelerate has done so
-    since it began to tie again after a load (huggingface/accelerate#1204), from 0.18.0 to 1.15.0.
+    tensor as a new Parameter, which breaks the tie. Then it ties the group again, to the name that comes first in the
+    alphabet and is not on the meta device. Where the checkpoint does not store that name, its values are those of
+    before the load: `lm_head.weight` comes before `transformer.wte.weight`. The model runs, and writes noise.
+    accelerate 0.18.0 to 1.15.0 does so (since huggingface/accelerate#1204).
 
     ## How to fix it
-    Make the module without values, so that there is nothing to tie to: build it under `init_empty_weights()`, and call
-    `tie_weights()` once more before the load, since that context makes a Parameter of its own of each name.
-    `torch.device("meta")` keeps the tie, but leaves buffers that no checkpoint stores on meta too, as those of rotary
-    embeddings. Or load without `device_map`, which writes in place. Or store the first name as well. Calling
-    `tie_weights()` after the load is too late: the loaded values are gone.
+    One of these, before the load; `tie_weights()` after it is too late, since the loaded values are gone.
+
+    - Build the model under `init_empty_weights()`, and call `tie_weights()`: that context gives each name a Parameter
+      of its own. `torch.device("meta")` keeps the tie, but leaves buffers on meta that no checkpoint stores, as those
+      of rotary embeddings.
+    - Load without `device_map`, which writes in place.
+    - Store the first name in the checkpoint as well.
     """
 
     code = "TIE510"
@@ -82,21 +84,20 @@ class LoadFailsUnderMap(Rule):
     ## What it does
     Follows each tie group through the load under the device map: `from_pretrained` of transformers, or
     `load_checkpoint_in_model`, `load_checkpoint_and_dispatch` and `dispatch_model` of accelerate. Finds the groups over
-    which it raises, or over which the first forward pass raises. Notes those that come out as parameters of their own
-    and still compute what they should. A weight that only the forward pass would miss counts where a pass on a few
-    tokens, on meta, calls its module; where it does not, it is not known whether another pass would.
+    which the load, or the first forward pass, raises. A group that comes out as several parameters and still computes
+    the right values is a note. A weight that only the forward pass would miss counts where a pass on a few tokens, on
+    meta, calls its module; where that pass does not, whether another one would is not known.
 
     ## Why it is bad
     The map sends one member to the disk, or to another device, and the loader does not expect that of a tie. Where both
-    members are stored it compares a real tensor with one on meta. Where one is stored, the other takes its place: on
-    meta, where a value is needed, or looked up on the disk under a name that nobody wrote. The message names the
-    symptom, a key or the meta device, and never the tie; part of it comes only with the first forward pass, after
-    everything was loaded.
+    members are stored it compares a real tensor with one on meta. Where one is stored, the loader uses the other, which
+    is still on meta, or looks on the disk for a name that nobody wrote. The message names a key or the meta device, and
+    never the tie; sometimes it comes only with the first forward pass, after everything was loaded.
 
     ## How to fix it
-    Give every module of the group one device in the map. Where that is the disk, the source has to be stored: a
-    checkpoint that stores the target alone, and a pickle that stores one member alone, fail there too, and load on the
-    CPU or a GPU.
+    Give every module of the group the same device in the map. On the disk that is enough only where the name is stored
+    that the others are tied to: a checkpoint with the other name alone, or a pickle with one member alone, loads on the
+    CPU or a GPU and not on the disk.
     """
 
     code = "TIE511"

@@ -119,7 +119,7 @@ class CopyInsteadOfShare(Rule):
     one step.
 
     ## How to fix it
-    Assign the parameter itself: `self.head.weight = self.wte.weight`. For a transposed use share it and turn it in
+    Assign the parameter itself: `self.head.weight = self.wte.weight`. For a transposed use share it and transpose it in
     `forward`: `F.linear(x, self.encoder.weight.t())`.
     """
 

@@ -22,13 +22,12 @@ class EmbeddingScaleOnTiedHead(Rule):
     """The tied matrix keeps the embedding's N(0, 1) draw, which is far too large for a head.
 
     ## What it does
-    Predicts the deviation of an untrained model's logits, `std * sqrt(d_model)` times the scale of the head's
-    input (1 after a final norm) and of the head itself, and reports 4 and more as an error, 1.5 to 4 as a note.
-    A class of the library that draws it so by its own config (MT5's `initializer_factor`, Funnel's `initializer_std`
-    that is null) is a note too.
-    It says whose initial draw the tensor carries: the side of the tie that won.
-    It speaks only on evidence that nothing was trained yet (every normalisation weight exactly one), and only
-    where the head's scale is known; T5 divides by sqrt(d_model), for one. With weights loaded it also measures.
+    Predicts the standard deviation of an untrained model's logits: `std * sqrt(d_model)` times the scale of the head's
+    input (1 after a final norm) and of the head itself. 4 and more is an error, 1.5 to 4 a note; so is a class of the
+    library that draws it so by its own config (MT5's `initializer_factor`, Funnel's `initializer_std` that is null).
+    It says whose initial draw the tensor has, the embedding's or the head's. It speaks only where nothing was trained
+    yet (every normalisation weight is exactly one) and the head's scale is known (T5 divides by sqrt(d_model)). With
+    weights loaded it also measures.
 
     ## Why it is bad
     `nn.Embedding` draws from N(0, 1), `nn.Linear` from a narrow uniform. `lm_head.weight = embedding.weight`
@@ -38,7 +37,7 @@ class EmbeddingScaleOnTiedHead(Rule):
 
     ## How to fix it
     Initialise the tied tensor for its role as a head: `nn.init.normal_(embedding.weight, std=0.02)` after tying
-    (GPT-2's choice), or a deviation of at most `sqrt(0.2 / d_model)`, which keeps the first loss within 0.1 of
+    (GPT-2's choice), or a std of at most `sqrt(0.2 / d_model)`, which keeps the first loss within 0.1 of
     ln(vocabulary). Tying in the other order works by accident of nn.Linear's default.
     """
 
