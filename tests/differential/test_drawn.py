@@ -111,6 +111,7 @@ MENDED = [
     Case("GPT2LMHeadModel", "gpt2", (), (Layout("shards without index"), Beside("stale index"))),
     Case("LlamaForCausalLM", "llama", (), (Written(0, "lm_head.weight", "double"),)),
     Case("MegatronBertForCausalLM", "megatron-bert", (), (SetKey("vocab_size", 161), Stored(0, ()))),
+    Case("MistralForCausalLM", "mistral", (), (Beside("adapter config alone"),)),
     Case("PLBartForSequenceClassification", "plbart", (), (Unprefixed(rest=True),)),
     Case("Qwen3MoeForCausalLM", "qwen3_moe"),
     Case("Qwen3VLForConditionalGeneration", "qwen3_vl"),

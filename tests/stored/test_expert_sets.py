@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from tiecheck.api import check
 from tiecheck.live.rehearsal import rehearse
+from tiecheck.records.files import BesideAdapter
 from tiecheck.rules.cases import sharded_checkpoint
-from tiecheck.stored.expert_sets import MOST, lacking_expert
+from tiecheck.stored.expert_sets import MOST, adapter_problems, lacking_expert
 
 
 def expert(layer: int, number: int, last: str = "up.weight") -> str:
@@ -37,6 +38,15 @@ def test_of_more_names_than_are_looked_at_nothing_is_said() -> None:
     names = [expert(0, number) for number in range(MOST)]
     assert lacking_expert(sharded_checkpoint({"one": (*names[1:], expert(0, 1, "down"))})) is not None
     assert lacking_expert(sharded_checkpoint({"one": (*names, expert(0, 1, "down"))})) is None
+
+
+def test_what_an_adapter_without_weights_does_to_the_load_is_not_told_as_if_it_was_not_there() -> None:
+    alone = BesideAdapter((), ("q_proj",), None, ("adapter_config.json",))
+    (told,) = adapter_problems(alone)
+    assert (told.versions, told.outcome) == (("4.57", "5"), "unknown")
+    assert list(adapter_problems(alone._replace(files=("adapter_config.json", "adapter_model.safetensors")))) == []
+    (told,) = adapter_problems(alone._replace(targets=(expert(0, 1, "up_proj"),), files=("adapter_model.bin",)))
+    assert told.versions == ("5",)
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "olmoe"])

@@ -147,9 +147,9 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
         if config.values != "never":
             problems = (*problems, *vendor_problems(folder, _listed(folder), checkpoint))
     if "beside_adapter" in beside:
-        from tiecheck.stored.expert_sets import adapted_experts
+        from tiecheck.stored.expert_sets import adapter_problems
 
-        problems = (*problems, *adapted_experts(beside["beside_adapter"].targets))
+        problems = (*problems, *adapter_problems(beside["beside_adapter"]))
     if problems:
         beside["load_problems"] = problems
     if model is not None and (config.drafts_for is not None or not model.data.keys().isdisjoint(DRAFTS)):

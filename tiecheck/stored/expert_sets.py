@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tiecheck.records.stored import Checkpoint
 
 if TYPE_CHECKING:  # it is made where something is wrong
-    from tiecheck.records.files import LoadProblem
+    from tiecheck.records.files import BesideAdapter, LoadProblem
 
-MARK = ".experts."
+MARK, CONFIG = ".experts.", "adapter_config.json"
 
 MOST = 20_000
 """Names that are looked at; of more, the look would take as long as the reading of the headers."""
@@ -39,11 +39,17 @@ def lacking_expert(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def adapted_experts(targets: Iterable[str]) -> Iterator[LoadProblem]:
-    """Yield a doubt where an adapter is for one expert of several, which 5 has joined when it loads the adapter."""
+def adapter_problems(adapter: BesideAdapter) -> Iterator[LoadProblem]:
+    """Yield doubts of an adapter beside the model: its weights are not there, or it is for one expert of several.
+
+    Transformers 5 has joined the experts when it loads the adapter.
+    """
     from tiecheck.records.files import LoadProblem
 
-    own = next((name for name in sorted(targets) if MARK in name and name.partition(MARK)[2][:1].isdigit()), None)
+    if adapter.files == (CONFIG,):
+        why = f"{CONFIG} lies in the directory without weights of it: where peft is installed, the load raises"
+        yield LoadProblem("open", ("4.57", "5"), "unknown", why, why, CONFIG, "", ())
+    own = next((n for n in sorted(adapter.targets) if MARK in n and n.partition(MARK)[2][:1].isdigit()), None)
     if own is not None:
         why = f"the adapter in the directory is for {own}, and transformers 5 joins the experts of a layer"
-        yield LoadProblem("open", ("5",), "unknown", why, why, "adapter_config.json", "", ())
+        yield LoadProblem("open", ("5",), "unknown", why, why, CONFIG, "", ())
