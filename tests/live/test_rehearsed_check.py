@@ -131,6 +131,16 @@ def test_a_load_that_raises_where_no_group_is_has_an_error(tmp_path: Path) -> No
         assert "raises when it loads this" in report.errors[0].message
 
 
+def test_a_load_that_raises_for_what_no_finding_tells_has_an_error(models: Path, tmp_path: Path) -> None:
+    where = Path(shutil.copytree(models / "llama-healthy-tied", tmp_path / "model"))
+    config = json.loads((where / "config.json").read_text())
+    (where / "config.json").write_text(json.dumps(config | {"rope_parameters": {"rope_type": "no such word"}}))
+    assert tiecheck.check(where).targets[0].status == "pass"
+    (report,) = tiecheck.check(where, rehearse=True).targets
+    assert report.status == "error"
+    assert "raises when it loads this" in report.errors[0].message
+
+
 def test_the_live_layer_of_a_directory_rehearses_its_load(differing: Path) -> None:
     assert five(tiecheck.check(differing, live=True)).checked == "rehearsed"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from tiecheck.files.model_config import read_config
 from tiecheck.live.rehearsal import rehearse
 from tiecheck.records.report import TargetReport
 from tiecheck.stored.load_problems import FORMATS, beside_adapter, load_problems
+from tiecheck.stored.refused_loads import DTYPE, FLOATS
 
 CLASSES = ("LlamaForCausalLM", "GPT2LMHeadModel", "T5ForConditionalGeneration", "BartForConditionalGeneration")
 Change = Callable[[Path], None]
@@ -45,6 +47,13 @@ def no_format(where: Path) -> None:
     save_file(load_file(where / "model.safetensors"), where / "model.safetensors", metadata={"made_by": "somebody"})
 
 
+def no_index_metadata(where: Path) -> None:
+    tensors = load_file(where / "model.safetensors")
+    (where / "model.safetensors").rename(where / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}
+    (where / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 CHANGES: dict[str, tuple[Change, tuple[str, str] | None]] = {
     "another name": (other_name, ("TIE206", "crash")),
     "tensors below a key": (nested, ("TIE206", "embedding-random")),
@@ -52,6 +61,13 @@ CHANGES: dict[str, tuple[Change, tuple[str, str] | None]] = {
     "fewer words in the config": (edited("vocab_size", 396), ("TIE207", "crash")),
     "the flag as text": (edited("tie_word_embeddings", "false"), ("TIE112", "crash")),
     "the flag as a number": (edited("tie_word_embeddings", 1), ("TIE112", "crash")),
+    "a dtype with its module": (edited("dtype", "torch.float16"), ("TIE207", "crash")),
+    "a dtype for a caller": (edited("dtype", "auto"), ("TIE207", "crash")),
+    "a dtype that is no float": (edited("dtype", "bit"), ("TIE207", "crash")),
+    "a dtype by a shorter name": (edited("dtype", "half"), None),
+    "a quantisation without a method": (edited("quantization_config", {"bits": 4}), ("TIE207", "crash")),
+    "a section of another class": (edited("text_config", {"model_type": "llama"}), ("TIE207", "crash")),
+    "an index of names alone": (no_index_metadata, ("TIE206", "crash")),
     "a field that nobody reads": (edited("made_by", "somebody"), None),
 }
 
@@ -80,6 +96,43 @@ def test_what_does_not_load_is_no_pass(name: str, change: str, tmp_path: Path) -
     assert {v.outcome for v in report.loaders if (v.loader, v.versions) == ("transformers", "5")} == {outcome}
     assert (real.raised is not None) == (outcome == "crash")
     assert {f.code for f in report.findings if f.severity != "info"} == {code}
+
+
+def test_the_floats_are_those_that_torch_takes_for_its_default() -> None:
+    usual = torch.get_default_dtype()
+    names = {name for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+    taken = set()
+    for name in names:
+        with contextlib.suppress(TypeError):
+            torch.set_default_dtype(getattr(torch, name))
+            taken.add(name)
+    torch.set_default_dtype(usual)
+    assert taken == FLOATS
+    assert [name for name in names if not DTYPE.fullmatch(name)] == []
+
+
+@pytest.mark.parametrize("held", [{}, {"quant_method": None}, "none", 0])
+def test_a_quantisation_without_a_method_is_no_pass(held: object, tmp_path: Path) -> None:
+    saved("LlamaForCausalLM", tmp_path)
+    edited("quantization_config", held)(tmp_path)
+    (report,) = check(str(tmp_path)).targets
+    assert ("TIE207", "error") in {(f.code, f.severity) for f in report.findings}
+    assert rehearse(str(tmp_path)).raised is not None
+
+
+def test_no_quantisation_hurts_4_57_alone(tmp_path: Path) -> None:
+    saved("LlamaForCausalLM", tmp_path)
+    edited("quantization_config", None)(tmp_path)
+    (report,) = check(str(tmp_path)).targets
+    assert [(f.code, f.severity, f.hurts) for f in report.findings] == [("TIE207", "warning", ("transformers 4.57",))]
+
+
+def test_what_mlx_wrote_is_for_mlx(tmp_path: Path) -> None:
+    saved("LlamaForCausalLM", tmp_path)
+    no_index_metadata(tmp_path)
+    file = next(tmp_path.glob("*.safetensors"))
+    save_file(load_file(file), file, metadata={"format": "mlx"})
+    assert check(str(tmp_path)).targets[0].findings == ()
 
 
 @pytest.mark.parametrize("name", CLASSES[:2])

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import tiecheck
 from tiecheck.files.model_config import read_config
-from tiecheck.stored.config_values import refused_problems
+from tiecheck.stored.config_refusals import refused_problems
 
 KINDS = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() & CONFIG_MAPPING_NAMES.keys())
 DRAWN = [*random.Random(11).sample(KINDS, 12), "zaya", "zamba2", "xlm"]

@@ -143,10 +143,9 @@ def _raises(facts: Facts) -> list[str]:
 
 
 def raised_load(facts: Facts, answers: RuleAnswers, config: Config) -> str | None:
-    """Return a raising load that nothing else tells: no group bears it, or it was to go under a device map."""
+    """Return a raising load that was asked for by name, and that no finding tells."""
     told = answers.errors or at_least(answers.findings, config.fail_on)
-    alone = config.device_map is not None or not facts.known("groups")
-    return next(iter(_raises(facts)), None) if alone and not told else None
+    return None if told else next(iter(_raises(facts)), None)
 
 
 def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> int:

@@ -141,6 +141,10 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     beside = _beside(target.directory, model, checkpoint)
     whole = target.directory is not None
     problems = load_problems(model, checkpoint, whole=whole, values=config.values) if checkpoint else ()
+    if whole and checkpoint and model is not None and model.class_name is not None and not model.remote_code:
+        from tiecheck.stored.refused_loads import refused_loads
+
+        problems = (*refused_loads(model, checkpoint, folder), *problems)
     if target.directory and checkpoint and any(name.startswith("consolidated") for name in _listed(folder)):
         from tiecheck.stored.layouts import vendor_problems
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
+from tiecheck.stored.config_refusals import NUMBERS, class_refusals, open_problem, refused_section
 from tiecheck.stored.config_switches import listed_apart, other_dims, switch_doubt
 from tiecheck.stored.config_values import (
     Refused,
@@ -41,7 +41,7 @@ def size_problems(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadPr
     settled: set[str] = set()
     older = _first_met(_misfits(model, architecture, checkpoint, "4.57", settled), checkpoint)
     if older is not None and older.kind == "shape" and not _read_by_older(older.names[0], model, architecture):
-        older = _open(f"{older.names[0]} may be no name of 4.57's, and its size is another", "4.57", model.path)
+        older = open_problem(f"{older.names[0]} may be no name of 4.57's, and its size is another", "4.57", model.path)
     found = tuple(_misfits(model, architecture, checkpoint, "5", set()))
     newest = _first_met(found, checkpoint)
     if newest is not None and older is not None and (newest.why, newest.kind) == (older.why, older.kind):
@@ -50,7 +50,7 @@ def size_problems(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadPr
     if older is None and older_has(model.class_name, model.model_type):
         unsettled = next((told for key, told in found if key not in settled), None)
         if unsettled is not None:
-            older = _open(f"{unsettled.why}, and what 4.57 makes of that was not asked", "4.57", model.path)
+            older = open_problem(f"{unsettled.why}, and what 4.57 makes of that was not asked", "4.57", model.path)
     yield from (problem for problem in (newest, older) if problem is not None)
 
 
@@ -94,12 +94,12 @@ def _misfits(
     lookup.spoken = {(f"{s.names}{r[0]}", r[1]) for s in spots if isinstance(s, Spot) for r in _rules(s, line)}
     for spot in spots:
         if isinstance(spot, Refused):
-            yield ".".join(spot.level), _refused(spot, model, line)
+            yield ".".join(spot.level), refused_section(spot, model, line)
         elif isinstance(spot, Spot):
             settled.add(".".join(spot.section.level))
             rules = [rule for rule in _rules(spot, line) if f"{spot.names}{rule[0]}" not in shaped]
             read = line == "5" or (not nested and any(lookup.find(f"{spot.names}{r[0]}", r[1]) for r in rules))
-            yield from _doubts(spot, model, line, settled, read)
+            yield from class_refusals(spot, model, line, settled, read)
             for rule in unmoved_rules(spot.section, rules, line):
                 key, other = f"{spot.names}{rule[0]} {rule[1]}", _other_axes(spot, rule, lookup, line)
                 problem = other or _misfit(spot, rule, lookup, line, model.path)
@@ -119,7 +119,7 @@ def _structure_doubts(
     for row in spot.row.get("s", ()):
         doubt = switch_doubt(spot.section, row, lookup.find(f"{spot.names}{row[0]}", row[1]), line)
         if doubt is not None:
-            yield row[0], _open(doubt, line, path)
+            yield row[0], open_problem(doubt, line, path)
     alone = spot.foreign and all(level for _, level, _ in spot.row.get("p", ()))  # a base model inside has more to say
     if rules and (alone or not spot.section.data):
         lost = [rule[0] for rule in rules if lookup.find(f"{spot.names}{rule[0]}", rule[1]) is None]
@@ -127,7 +127,7 @@ def _structure_doubts(
         if len(lost) == len(rules) or (alone and (words or 2 * len(lost) > len(rules))):
             where = ".".join(spot.section.level)
             state = f"a {spot.section.kind}" if spot.section.data else "all by default"
-            yield where, _open(f"{where} is {state}, and no tensor tells whether it builds so", line, path)
+            yield where, open_problem(f"{where} is {state}, and no tensor tells whether it builds so", line, path)
 
 
 def _rules(spot: Spot, line: str) -> list[list[Any]]:
@@ -143,63 +143,12 @@ def _unlike_five(kind: str, model: ModelConfig, checkpoint: Checkpoint, line: st
     if line == "5" or not older_has(model.class_name, model.model_type):
         return
     if (known is None or "x" in known) and written_in_five(model.data):
-        yield _open(f"4.57 builds {kind} otherwise from what transformers 5 writes", line, model.path)
+        yield open_problem(f"4.57 builds {kind} otherwise from what transformers 5 writes", line, model.path)
     layers = any(map(str.isdecimal, (part for name in checkpoint.names() for part in name.split("."))))
     for word in (known or {}).get("k", ()) if layers else ():
         if not any(f".{word}." in f".{name}." for name in checkpoint.names()):
             why = f"4.57 refuses the class without a module {word}, and no name of one is stored"
-            yield _open(why, line, model.path)
-
-
-def _refused(spot: Refused, model: ModelConfig, line: str) -> LoadProblem:
-    dotted = ".".join(spot.level)
-    mend = f"what {dotted} was the files do not tell; take it from the config that the model was saved with."
-    message = "the config cannot be made"
-    return told_problem("field", (line,), "crash", message, spot.why, model.path, mend, (dotted,))
-
-
-def _doubts(
-    spot: Spot, model: ModelConfig, line: str, settled: set[str], read: bool
-) -> Iterator[tuple[str, LoadProblem]]:
-    """Yield what the class refuses: a value, a number of heads that does not divide its width, what 5 alone takes.
-
-    4.57 may make such a width, which no tensor then fits: where none is `read`, that it raises is not known.
-    """
-    for problem in _written_by_five(spot.section, model, line):
-        yield "", problem
-    for dotted, value, others in spot.row.get("r", ()):
-        found = walk_field(spot.section, dotted, line)
-        full = ".".join((*spot.section.level, dotted))
-        if value in ("%", "="):
-            whole = walk_field(spot.section, others[0][0], line)
-            asked = type(found) is int and type(whole) is int and found > 0
-            if asked and (whole % found if value == "%" else whole != found):
-                verb = "does not divide" if value == "%" else "has to be"
-                why = f"{full} is {found}, which {verb} {others[0][0]} {whole}"
-                told = ("field", (line,), "crash", "ValueError", why, model.path, _NUMBERS, (full,))
-                yield full, told_problem(*told) if read else _open(why, line, model.path)
-            elif asked:
-                settled.add(full)
-        elif found is value and all(walk_field(spot.section, other, line) is not allowed for other, allowed in others):
-            why = f"{full} is {str(value).lower()}, which the class refuses where the rest of the config is its default"
-            yield full, told_problem("open", (line,), "unknown", why, why, model.path, "", (full,))
-
-
-def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterator[LoadProblem]:
-    """Yield what 4.57 refused when it was asked for the configs that transformers 5 writes."""
-    known = (config_structure(section.kind, line) or {}) if line == "4.57" else {}
-    for key, refused in known.get("n", ()):
-        held = section.data.get(key)
-        if held == refused or (isinstance(held, list) and isinstance(refused, list) and set(refused) & set(held)):
-            full = ".".join((*section.level, key))
-            state = "not there" if refused is None else json.dumps(refused)
-            why = f"{full} is {state}, as transformers 5 writes it, and 4.57 does not build the class so"
-            mend = "save it with 4.57, which writes what it reads."
-            told = ("the model cannot be made", why, model.path, mend, (full,))
-            yield told_problem("newer", (line,), "crash", *told)
-
-
-_NUMBERS = "which of the two is right the files do not tell; save the model again, with the config that it has."
+            yield open_problem(why, line, model.path)
 
 
 def _other_axes(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str) -> LoadProblem | None:
@@ -220,7 +169,7 @@ def _misfit(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str, path: 
     made = _made(spot.section, factor, powers, line)
     if tensor is None or len(tensor.shape) <= axis:
         why = _unsized(spot, name, made, lookup)
-        return _open(why, line, path) if why else None
+        return open_problem(why, line, path) if why else None
     size = tensor.shape[axis]
     wants = ((d, value) for held in guards for d, value in held.items())
     changed = [(d, found) for d, value in wants if (found := walk_field(spot.section, d, line)) != value]
@@ -230,7 +179,7 @@ def _misfit(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str, path: 
         return (
             Unknown(made.state)
             if changed
-            else _open(f"{made.state}, and the size of {tensor.name} hangs on it", line, path)
+            else open_problem(f"{made.state}, and the size of {tensor.name} hangs on it", line, path)
         )
     wanted, slack, said = made
     layers = walk_field(spot.section, "num_hidden_layers", line)
@@ -246,13 +195,13 @@ def _misfit(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str, path: 
     # Another key that says the size makes it as likely (Marian's `decoder_vocab_size`).
     beside = any(type(value) is int and value == size for key, value in spot.section.data.items() if key not in powers)
     if (changed and fits and not beside) or not (said or fits):
-        return _open(why, line, path)
+        return open_problem(why, line, path)
     silent = changed or fits or listed_apart(spot.section, name)
     if silent or any(said_otherwise(spot.section, dotted, size, line) for dotted in powers):
         return None
     where = ("rows", "columns")[axis] if len(tensor.shape) == 2 else f"as size of axis {axis}"
     why = f"{tensor.name} is stored with {size} {where}, and config.json makes {wanted} of {listed(said)}"
-    told = (f"size mismatch for {tensor.name}", why, tensor.file, _NUMBERS, (tensor.name,))
+    told = (f"size mismatch for {tensor.name}", why, tensor.file, NUMBERS, (tensor.name,))
     return told_problem("shape", (line,), "crash", *told)
 
 
@@ -292,7 +241,3 @@ _BUILT_LAYERS = 2
 """Layers of the classes that the table was made of: a factor of two may be their number."""
 
 _LARGEST = 1 << 48  # a number that no size is made of
-
-
-def _open(why: str, line: str, path: str) -> LoadProblem:
-    return told_problem("open", (line,), "unknown", why, why, path, "", ())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.record import Record
 from tiecheck.records.words import Unknown
-from tiecheck.tables.architectures import FLAG, load_architecture, load_older
+from tiecheck.tables.architectures import load_architecture, load_older
 from tiecheck.tables.structure import class_of_word, class_structure, config_structure, refused_values
 
 if TYPE_CHECKING:  # it is made where something is wrong
@@ -235,54 +235,11 @@ def spots_of(
             yield from spots_of(inner, name, f"{names}{prefix}.", line, (*above, other))
 
 
-TYPES = ("null", "text", "a truth value", "a number", "a number", "a list", "an object")
-"""Types of a value in words, in the order of the bits of the table."""
-
-
-def refused_problems(model: ModelConfig) -> Iterator[LoadProblem]:
-    """Yield each value whose type transformers 5 refuses for its field, in the config and in the sections it makes."""
-    found = class_structure(model.class_name or "", model.model_type)
-    kind = found[0] if found is not None else model.model_type or ""  # a class without a row has a config of its type
-    left = [Section(kind, model.data)]
-    while left:
-        section = left.pop()
-        known = refused_values(section.kind)
-        for key in sorted(known.keys() & section.data.keys()):
-            place = _type_of(section.data[key])
-            if known[key][place] == "1":
-                yield from _of_another_type(model, (*section.level, key), section.data[key], TYPES[place])
-        for key in (config_structure(section.kind) or {}).get("s", {}):
-            inner = open_section(section, key, "5")
-            if isinstance(inner, Section) and len(inner.level) <= DEEPEST:
-                left.append(inner)
-
-
-def _of_another_type(model: ModelConfig, level: tuple[str, ...], value: Any, what: str) -> Iterator[LoadProblem]:
-    dotted, key = ".".join(level), level[-1]
-    message = f"StrictDataclassFieldValidationError: Validation error for field '{key}'"
-    if key == FLAG:
-        taken = str(bool(value)).lower()
-        why = f"{dotted} is {what}, not true or false: transformers 5 refuses it, 4.57 takes it for {taken}"
-        mend = "which value is right the checkpoint does not tell; the flag has to be true or false, without quotes."
-        yield told_problem("flag", ("5",), "crash", message, why, model.path, mend, (dotted,))
-        return
-    why = f"{dotted} is {what}, which transformers 5 refuses for this field"
-    mend = f"which value {dotted} had the files do not tell; without the key it has its default."
-    yield told_problem("field", ("5",), "crash", message, why, model.path, mend, (dotted,))
-    open_why = f"{dotted} is {what}, and what 4.57 makes of that was not asked"
-    yield told_problem("open", ("4.57",), "unknown", open_why, open_why, model.path, "", (dotted,))
-
-
 def told_problem(*values: Any) -> LoadProblem:
     """Return a problem; its record is imported where something is wrong."""
     from tiecheck.records.files import LoadProblem
 
     return LoadProblem(*values)
-
-
-def _type_of(value: Any) -> int:
-    kinds = (type(None), str, bool, int, float, list, dict)
-    return next(i for i, kind in enumerate(kinds) if isinstance(value, kind))
 
 
 def architecture_of(config: ModelConfig, *, older: bool = False) -> Architecture:

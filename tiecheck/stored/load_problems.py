@@ -16,7 +16,8 @@ from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
 from tiecheck.records.words import Outcome
-from tiecheck.stored.config_values import architecture_of, refused_problems, told_problem
+from tiecheck.stored.config_refusals import refused_problems
+from tiecheck.stored.config_values import architecture_of, told_problem
 from tiecheck.stored.older_names import as_older_reads, name_among_bare
 from tiecheck.tables.architectures import older_has
 from tiecheck.tables.structure import class_structure

@@ -45,7 +45,8 @@ class SetKey(Mutator):
         switches = [path for path, value in walk(save.config) if isinstance(value, bool)]
         odd = st.tuples(st.sampled_from(sorted(set(flags))), st.sampled_from(ODD))
         parts = [path for path, value in walk(save.config) if isinstance(value, dict) and path in SECTIONS]
-        kinds = [odd, odd, odd]
+        ended = [*REFUSED, *((key, {"model_type": "llama"}) for key in sorted(SECTIONS - save.config.keys()))]
+        kinds = [odd, odd, odd, st.sampled_from([*ended, *_pointers(save.config)])]
         if switches:
             kinds.append(st.tuples(st.sampled_from(switches), st.sampled_from((True, False))))
         if parts:
@@ -57,6 +58,20 @@ class SetKey(Mutator):
             steps = st.tuples(st.sampled_from(sizes), st.sampled_from((1, -1)))
             kinds.append(steps.map(lambda drawn: (drawn[0][0], drawn[0][1] + drawn[1])))
         return st.one_of(kinds).map(lambda pair: cls(*pair))
+
+
+REFUSED = (
+    *(("dtype", value) for value in ("torch.float16", "auto", "fp16", "float", "int8", "bit", "nn", None)),
+    *(("quantization_config", value) for value in ({}, None, {"bits": 4}, {"quant_method": None}, "none")),
+)
+"""Keys that decide whether a load is made at all."""
+
+
+def _pointers(config: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return padding at either end of the words, and beyond it."""
+    words = [(path.removesuffix("vocab_size"), size) for path, size in walk(config) if path.endswith("vocab_size")]
+    ends = [(level, end) for level, size in words if type(size) is int for end in (size, size - 1, -size, -size - 1)]
+    return [(f"{level}pad_token_id", end) for level, end in ends if level in ("", *(f"{s}." for s in SECTIONS))]
 
 
 SIZES = ("vocab_size", "d_model", "hidden_size")

@@ -49,7 +49,8 @@ def _shards(fault: str = "") -> Callable[[Draft, Path], None]:
         for file, held in parts.items():
             save_file({n: tensors[n] for n in held}, where / file, metadata={"format": "pt"})
         if fault != "no index":
-            text = json.dumps({"metadata": {}, "weight_map": weight_map})
+            head = {} if fault == "no metadata" else {"metadata": {}}
+            text = json.dumps({**head, "weight_map": weight_map})
             (where / "model.safetensors.index.json").write_text(text)
         return None
 
@@ -109,6 +110,7 @@ LAYOUTS: dict[str, Callable[[Draft, Path], None]] = {
     "both formats": _both,
     "shards": _shards(),
     "shards without index": _shards("no index"),
+    "index without metadata": _shards("no metadata"),
     "member unindexed": _shards("unindexed"),
     "member in another shard": _shards("swapped"),
     "phantom members": _shards("phantom"),

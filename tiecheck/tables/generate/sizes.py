@@ -80,11 +80,15 @@ def other_names(model: Any) -> dict[str, list[str]]:
     return found
 
 
+def own_levels(levels: list[Level], parts: tuple[InnerModel, ...]) -> list[Level]:
+    """Return the levels of a config of which no model inside speaks."""
+    return [level for level in levels if not any(level[: len(part.level)] == part.level for part in parts)]
+
+
 def sizes_of(asked: Perturber) -> Sizes:
     """Perturb what no part of a class speaks for; of a task on a base model of its config, what that lacks."""
     parts = tuple(p for p in parts_of(asked.model, _held(asked.model.config, asked.levels)) if _alone(asked.model, p))
-    covered = {part.level for part in parts}
-    mine = [level for level in asked.levels if not any(level[: len(c)] == c for c in covered)]
+    mine = own_levels(asked.levels, parts)
     told = Sizes(parts, (), (), other_names(asked.model), own_modules(asked.model, parts))
     if not (mine or model_declarations(asked.model)):
         return told

@@ -19,6 +19,7 @@ from typing import Any
 from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.__main__ import library_version
 from tiecheck.tables.generate.asked_class import AskedClass, Told, tensor_names
+from tiecheck.tables.generate.bounds import bounds_of_kinds, table_bounds
 from tiecheck.tables.generate.build import is_older_line
 from tiecheck.tables.generate.classes import class_candidates, resolve_classes
 from tiecheck.tables.generate.config_states import (
@@ -32,7 +33,7 @@ from tiecheck.tables.generate.config_states import (
 from tiecheck.tables.generate.configs import default_config
 from tiecheck.tables.generate.perturb import Perturber, SlowClassError
 from tiecheck.tables.generate.probe import Probe
-from tiecheck.tables.generate.sizes import SizeChanges, Sizes, left_sizes, sizes_of
+from tiecheck.tables.generate.sizes import SizeChanges, Sizes, left_sizes, own_levels, sizes_of
 from tiecheck.tables.generate.switches import switch_rules
 from tiecheck.tables.generate.witnesses import Witness
 from tiecheck.tables.generate.written_by_5 import config_refusals, save_written
@@ -106,14 +107,14 @@ def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[A
         inside[name] = type(module), type(module.config)
         parts.append([part.prefix, ".".join(part.level), *name])
     refused, switches = [list(one) for one in sizes.refused], switches_of(asked, sizes)
+    refused += table_bounds(asked, own_levels(asked.levels, sizes.parts))
     found = AskedClass(*key, parts, _plain(sizes.witnesses), refused, sizes.aliases, list(sizes.own))
     return found._replace(switches=switches), inside
 
 
 def switches_of(asked: Perturber, sizes: Sizes) -> list[list[Any]]:
     """Return the sums that sizes follow under the switches of which no witness of a class speaks."""
-    covered = [part.level for part in sizes.parts]
-    mine = [level for level in asked.levels if not any(level[: len(c)] == c for c in covered)] or [()]
+    mine = own_levels(asked.levels, sizes.parts) or [()]
     told = {dotted for witness in sizes.witnesses for dotted, _ in witness.guards}
     changes = SizeChanges(asked, tuple(f"{part.prefix}." for part in sizes.parts))
     try:
@@ -163,6 +164,7 @@ def used_fields(told: list[AskedClass]) -> dict[str, set[str]]:
     for one in told:
         named = [dotted for *_, powers, guards in one.witnesses for dotted in (*powers, *guards)]
         named += [dotted for _, _, switches, _ in one.switches for dotted in switches]
+        named += [d for field, word, others in one.refused if word == "<" for d in (field, others[0][0])]
         terms = (sum_of for *_, states in one.switches for _, sum_of in states if sum_of)
         named += [dotted for sum_of in terms for _, powers in sum_of for dotted in powers]
         for dotted in named:
@@ -271,6 +273,8 @@ def write_structure(arguments: list[str] | None = None) -> int:
         NEWER.update(json.loads(kinds.read_text()))
     refusals: dict[str, dict[str, str]] = {}
     written = config_refusals(options.kept / "written.jsonl") if is_older_line() else {}
+    for kind, pairs in bounds_of_kinds().items() if is_older_line() else ():
+        written.setdefault(kind, {})["b"] = pairs
     if not is_older_line():
         options.kept.mkdir(exist_ok=True)
         told = [sound_sizes(one) for one in told_classes(options.kept / "classes.jsonl")]

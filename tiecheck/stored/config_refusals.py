@@ -1,0 +1,133 @@
+"""What transformers refuses in a config.json: a type, a value, two numbers that do not go together, a section."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tiecheck.records.declared import ModelConfig
+from tiecheck.stored.config_values import DEEPEST, Refused, Section, Spot, open_section, told_problem, walk_field
+from tiecheck.tables.architectures import FLAG
+from tiecheck.tables.structure import class_structure, config_structure, refused_values
+
+if TYPE_CHECKING:  # it is made where something is wrong
+    from tiecheck.records.files import LoadProblem
+
+TYPES = ("null", "text", "a truth value", "a number", "a number", "a list", "an object")
+"""Types of a value in words, in the order of the bits of the table."""
+
+
+def refused_problems(model: ModelConfig) -> Iterator[LoadProblem]:
+    """Yield each value whose type transformers 5 refuses for its field, in the config and in the sections it makes."""
+    found = class_structure(model.class_name or "", model.model_type)
+    kind = found[0] if found is not None else model.model_type or ""  # a class without a row has a config of its type
+    left = [Section(kind, model.data)]
+    while left:
+        section = left.pop()
+        known = refused_values(section.kind)
+        for key in sorted(known.keys() & section.data.keys()):
+            place = _type_of(section.data[key])
+            if known[key][place] == "1":
+                yield from _of_another_type(model, (*section.level, key), section.data[key], TYPES[place])
+        for key in (config_structure(section.kind) or {}).get("s", {}):
+            inner = open_section(section, key, "5")
+            if isinstance(inner, Section) and len(inner.level) <= DEEPEST:
+                left.append(inner)
+
+
+def _of_another_type(model: ModelConfig, level: tuple[str, ...], value: Any, what: str) -> Iterator[LoadProblem]:
+    dotted, key = ".".join(level), level[-1]
+    message = f"StrictDataclassFieldValidationError: Validation error for field '{key}'"
+    if key == FLAG:
+        taken = str(bool(value)).lower()
+        why = f"{dotted} is {what}, not true or false: transformers 5 refuses it, 4.57 takes it for {taken}"
+        mend = "which value is right the checkpoint does not tell; the flag has to be true or false, without quotes."
+        yield told_problem("flag", ("5",), "crash", message, why, model.path, mend, (dotted,))
+        return
+    why = f"{dotted} is {what}, which transformers 5 refuses for this field"
+    mend = f"which value {dotted} had the files do not tell; without the key it has its default."
+    yield told_problem("field", ("5",), "crash", message, why, model.path, mend, (dotted,))
+    open_why = f"{dotted} is {what}, and what 4.57 makes of that was not asked"
+    yield told_problem("open", ("4.57",), "unknown", open_why, open_why, model.path, "", (dotted,))
+
+
+def _type_of(value: Any) -> int:
+    kinds = (type(None), str, bool, int, float, list, dict)
+    return next(i for i, kind in enumerate(kinds) if isinstance(value, kind))
+
+
+def refused_section(spot: Refused, model: ModelConfig, line: str) -> LoadProblem:
+    """Return the problem of a section that the library does not accept."""
+    dotted = ".".join(spot.level)
+    mend = f"what {dotted} was the files do not tell; take it from the config that the model was saved with."
+    message = "the config cannot be made"
+    return told_problem("field", (line,), "crash", message, spot.why, model.path, mend, (dotted,))
+
+
+def class_refusals(
+    spot: Spot, model: ModelConfig, line: str, settled: set[str], read: bool
+) -> Iterator[tuple[str, LoadProblem]]:
+    """Yield what the class refuses: a value, a number that does not go with another, what 5 alone takes.
+
+    4.57 may make a width that heads do not divide, which no tensor then fits: where none is `read`, that it raises is
+    not known.
+    """
+    for problem in _written_by_five(spot.section, model, line):
+        yield "", problem
+    for dotted, value, others in spot.row.get("r", ()):
+        full = ".".join((*spot.section.level, dotted))
+        if value in _NOT_SO:
+            why = _unfitting_number(spot, dotted, value, others[0][0], line)
+            sure = line == "5" or (_refuses_pointer(spot, dotted, others[0][0]) if value == "<" else read)
+            if why:
+                told = ("field", (line,), "crash", "an error of the class", why, model.path, NUMBERS, (full,))
+                yield full, told_problem(*told) if sure else open_problem(why, line, model.path, full)
+            elif why is not None:
+                settled.add(full)
+        elif walk_field(spot.section, dotted, line) is value and all(
+            walk_field(spot.section, other, line) is not allowed for other, allowed in others
+        ):
+            why = f"{full} is {str(value).lower()}, which the class refuses where the rest of the config is its default"
+            yield full, open_problem(why, line, model.path, full)
+
+
+_NOT_SO = {"%": "does not divide", "=": "has to be", "<": "points at no row of"}
+"""What a class refuses of two numbers -> how the first then stands to the second."""
+
+
+def _unfitting_number(spot: Spot, dotted: str, relation: str, other: str, line: str) -> str | None:
+    """Return why a number does not go with another, empty where it does; None where one is not known."""
+    found, whole = (walk_field(spot.section, key, line) for key in (dotted, other))
+    if type(found) is not int or type(whole) is not int or (relation != "<" and found <= 0):
+        return None
+    fits = {"%": lambda: whole % found == 0, "=": lambda: whole == found, "<": lambda: -whole <= found < whole}
+    full = ".".join((*spot.section.level, dotted))
+    return "" if fits[relation]() else f"{full} is {found}, which {_NOT_SO[relation]} {other} {whole}"
+
+
+def _refuses_pointer(spot: Spot, dotted: str, rows: str) -> bool:
+    """Tell whether 4.57 too was seen to refuse a number that points beyond the rows."""
+    return [dotted, rows] in (config_structure(spot.section.kind, "4.57") or {}).get("b", ())
+
+
+def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterator[LoadProblem]:
+    """Yield what 4.57 refused when it was asked for the configs that transformers 5 writes."""
+    known = (config_structure(section.kind, line) or {}) if line == "4.57" else {}
+    for key, refused in known.get("n", ()):
+        held = section.data.get(key)
+        if held == refused or (isinstance(held, list) and isinstance(refused, list) and set(refused) & set(held)):
+            full = ".".join((*section.level, key))
+            state = "not there" if refused is None else json.dumps(refused)
+            why = f"{full} is {state}, as transformers 5 writes it, and 4.57 does not build the class so"
+            mend = "save it with 4.57, which writes what it reads."
+            told = ("the model cannot be made", why, model.path, mend, (full,))
+            yield told_problem("newer", (line,), "crash", *told)
+
+
+NUMBERS = "which of the two is right the files do not tell; save the model again, with the config that it has."
+
+
+def open_problem(why: str, line: str, path: str, *names: str) -> LoadProblem:
+    """Return what nobody asked a line."""
+    return told_problem("open", (line,), "unknown", why, why, path, "", names)

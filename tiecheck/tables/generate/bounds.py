@@ -1,0 +1,96 @@
+"""Finds numbers of a config that point into a table of the model, which a class does not build where they point beyond.
+
+Such is the `padding_idx` of an embedding: torch refuses one that is no row of it, counted from either end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tiecheck.tables.generate.classes import class_candidates, resolve_classes
+from tiecheck.tables.generate.config_states import config_kind
+from tiecheck.tables.generate.configs import Level
+from tiecheck.tables.generate.perturb import Field, Perturber, SlowClassError
+from tiecheck.tables.generate.probe import Probe
+from tiecheck.tables.generate.sizes import own_levels, parts_of
+
+POINTERS = re.compile(r"(?:^|_)(?:id|idx|index)$")
+"""Keys of the fields that may point at a row."""
+
+BEYOND = 10_000_019
+"""A number that no table is as long as."""
+
+Row = list[Any]
+
+
+def table_bounds(asked: Perturber, levels: list[Level]) -> list[Row]:
+    """Return (field, `<`, ((the number of rows, None),)) for each field of some levels that has to point at a row."""
+    found: list[Row] = []
+    try:
+        for level in levels:
+            for field in _refused(asked, list(_pointers(asked, level))):
+                longer: dict[Field, int] = {}  # a field may point into two tables (RoBERTa's words and positions)
+                while (rows := _rows_of(asked, field, longer)) is not None:
+                    found.append([field.dotted, "<", [[rows.dotted, None]]])
+                    longer[rows] = 2 * BEYOND
+    except SlowClassError:
+        pass
+    return found
+
+
+def bounds_of_kinds() -> dict[str, list[list[str]]]:
+    """Return by config class what `table_bounds` tells of its classes: pairs of a field and the number of rows."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for candidate in class_candidates():
+        with contextlib.suppress(Exception):  # a class may not build by default
+            model_class, config_class = resolve_classes(candidate)
+            asked = Perturber(Probe(model_class, config_class, {}))
+            levels = own_levels(asked.levels, parts_of(asked.model, asked.owners))
+            pairs = {(field, others[0][0]) for field, _, others in table_bounds(asked, levels)}
+            found.setdefault(config_kind(config_class), set()).update(pairs)
+    return {kind: sorted(map(list, pairs)) for kind, pairs in found.items() if pairs}
+
+
+def _pointers(asked: Perturber, level: Level) -> Iterator[Field]:
+    for key, value in sorted(asked.owners[level].to_dict().items()):
+        if POINTERS.search(key) and type(value) in (int, type(None)):
+            yield Field(level, key, -1, value)
+
+
+def _refused(asked: Perturber, fields: list[Field]) -> list[Field]:
+    """Return the fields that a class refuses to be beyond every table; most refuse none, and are built once."""
+    if not fields or not isinstance(asked.built(dict.fromkeys(fields, BEYOND)), str):
+        return []
+    if len(fields) == 1:
+        return fields
+    half = len(fields) // 2
+    return [*_refused(asked, fields[:half]), *_refused(asked, fields[half:])]
+
+
+def _rows_of(asked: Perturber, field: Field, longer: dict[Field, int]) -> Field | None:
+    """Return the number of rows: the least that is refused, unless it is made one more; as far below zero it is too.
+
+    What was found before is `longer` meanwhile.
+    """
+
+    def refuses(value: int, more: dict[Field, int] | None = None) -> bool:
+        return isinstance(asked.built({field: value, **longer, **(more or {})}), str)
+
+    numbers = [
+        Field(level, key, -1, value)
+        for level, owner in asked.owners.items()
+        for key, value in owner.to_dict().items()
+        if type(value) is int and value > 0 and Field(level, key, -1, value) not in longer
+    ]
+    sizes = sorted({number.value for number in numbers})
+    low, high = 0, len(sizes)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if refuses(sizes[middle]) else (middle + 1, high)
+    if low == len(sizes) or refuses(sizes[low] - 1) or not refuses(-sizes[low] - 1) or refuses(-sizes[low]):
+        return None
+    rows = [n for n in numbers if n.value == sizes[low] and n != field and not refuses(sizes[low], {n: n.value + 1})]
+    return rows[0] if len(rows) == 1 else None
