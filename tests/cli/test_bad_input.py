@@ -239,7 +239,7 @@ def test_name_of_control_characters_is_never_printed_raw(tmp_path: Path, tiechec
     for value in (entries, broken):
         weights(tmp_path, header(value, bytes(12)))
         index_map = dict.fromkeys(value, "model.safetensors") | {f"z{EVIL_NAME}": "model.safetensors"}
-        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index_map}))
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index_map}))
         for target in (tmp_path, tmp_path / "model.safetensors.index.json"):
             for options in ((), ("-f", "json"), ("-v",)):
                 output = tiecheck_cli(str(target), *options).output
@@ -370,7 +370,7 @@ def test_index_of_a_million_names_and_no_shard_takes_seconds(tmp_path: Path, tie
     config(tmp_path, json.dumps(GOOD | {"architectures": [class_name], "tie_word_embeddings": False}).encode())
     names = {f"model.layers.{i // 1000}.experts.{i % 1000}.w.weight": f"m-{i % 20}.safetensors" for i in range(10**6)}
     names |= {"model.embed_tokens.weight": "m-0.safetensors", "lm_head.weight": "m-1.safetensors"}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
     begin = time.process_time()
     result = tiecheck_cli(str(tmp_path), "-f", "json")
     assert time.process_time() - begin < 20

@@ -195,7 +195,7 @@ def index_of(*files: str) -> Callable[[Path], None]:
         os.mkfifo(model / "pipe.safetensors")
         names = load_file(model / "model.safetensors")
         told = {name: files[number % len(files)] for number, name in enumerate(names)}
-        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": told}))
+        (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": told}))
         (model / "model.safetensors").rename(model / "one.safetensors")
 
     return spoil

@@ -290,7 +290,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path, change: st
         with file.open("ab") as stream:
             for _ in range(16):
                 stream.write(b"\1" * (rows * 16))
-    index = {"weight_map": {EMBED: "a.safetensors", HEAD: "b.safetensors"}}
+    index = {"metadata": {}, "weight_map": {EMBED: "a.safetensors", HEAD: "b.safetensors"}}
     (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
 
     def when_open(process: int) -> None:

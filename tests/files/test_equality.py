@@ -49,7 +49,7 @@ def write(  # noqa: PLR0917  # a checkpoint has that many sides
         text = json.dumps(header).encode()
         (root / SHARD.format(shard)).write_bytes(len(text).to_bytes(8, "little") + text + body)
         weight_map |= {name: SHARD.format(shard) for name in header}
-    (root / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (root / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def compared(root: Path, count: int) -> Comparison | Unknown:
@@ -352,7 +352,9 @@ def test_shards_that_are_one_file_are_not_read_twice(tmp_path: Path, reads: list
     data = bytes(range(256)) * 4096
     write(tmp_path, [data], "U8", (4096, 256), [0], 0)
     os.link(tmp_path / SHARD.format(0), tmp_path / SHARD.format(1))
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"m0": SHARD.format(0)}}))
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {"m0": SHARD.format(0)}})
+    )
     checkpoint = read_checkpoint(str(tmp_path))
     assert checkpoint is not None
     tensor = checkpoint.tensor("m0")

@@ -31,7 +31,7 @@ def write(root: Path) -> dict[str, str]:
         text = json.dumps(header, ensure_ascii=False).encode()
         (root / file).write_bytes(len(text).to_bytes(8, "little") + text + bytes(16 * EACH))
         weight_map |= dict.fromkeys(names, file)
-    (root / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (root / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return weight_map
 
 
@@ -89,7 +89,7 @@ class TestLate:
             del weight_map["layers.3.w0"]
         else:
             (tmp_path / "model-1.safetensors").unlink()
-        (tmp_path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+        (tmp_path / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
         found = read(tmp_path)
         assert not found.agrees
         assert ("other" in found) is False

@@ -95,7 +95,7 @@ class TestJson:
             (tmp_path / f"{name}.safetensors").write_bytes(
                 safetensors_bytes({f"{name}{k}": v for k, v in entries.items()})
             )
-        index = {"weight_map": {"a0": "a.safetensors", "b0": "b.safetensors"}}
+        index = {"metadata": {}, "weight_map": {"a0": "a.safetensors", "b0": "b.safetensors"}}
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
         assert read_checkpoint(str(tmp_path)) is not None
         for module in (limits, header):  # json, and the typed parser where msgspec is there
@@ -144,7 +144,10 @@ class TestNames:
         os.link(tmp_path / f"m.{form}", tmp_path / f"n.{form}")
         os.symlink(f"m.{form}", tmp_path / f"o.{form}")
         spellings = ["./" * i + f"m.{form}" for i in range(400)] + [f"x/../n.{form}", f"o.{form}"]
-        index = {"weight_map": {f"t{i}": file for i, file in enumerate(spellings)} | {EMBED: f"m.{form}"}}
+        index = {
+            "metadata": {},
+            "weight_map": {f"t{i}": file for i, file in enumerate(spellings)} | {EMBED: f"m.{form}"},
+        }
         standard = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}[form]
         (tmp_path / f"{standard}.index.json").write_text(json.dumps(index))
         opened: list[str] = []
@@ -390,7 +393,7 @@ def weights_of(folder: Path, form: str) -> Path:
         path.write_bytes(safetensors_bytes({n: ("F32", [512, 2], v.numpy().tobytes()) for n, v in both.items()}))
     if form == "index":
         path = folder / "model.safetensors.index.json"
-        path.write_text(json.dumps({"weight_map": dict.fromkeys(both, "part.safetensors")}))
+        path.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(both, "part.safetensors")}))
     os.utime(path, ns=(1, 1))
     return path
 

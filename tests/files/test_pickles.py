@@ -182,7 +182,7 @@ class TestSharing:
         for i, name in enumerate(("a", "b")):
             torch.save({name: W}, tmp_path / f"pytorch_model-{i}.bin")
         weight_map = {"a": "pytorch_model-0.bin", "b": "pytorch_model-1.bin"}
-        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
         checkpoint = read(tmp_path)
         assert sorted(checkpoint.names()) == ["a", "b"]
         assert checkpoint.slots["a"].storage != checkpoint.slots["b"].storage

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="by d
 
 
 def sharded(root: Path) -> None:
-    index = {"weight_map": {"model.embed_tokens.weight": "part/m.safetensors"}}
+    index = {"metadata": {}, "weight_map": {"model.embed_tokens.weight": "part/m.safetensors"}}
     placed(root, "model", **{"model.safetensors.index.json": index})
     placed(root / "model", "part", **{"config.json": None, "m.safetensors": one_tensor()})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tiecheck.records.stored import StoredTensor
-from tiecheck.stored.config_switches import switch_doubt
+from tiecheck.stored.config_fit import switch_doubt
 from tiecheck.stored.config_values import Section, Spot, spots_of
 
 PACKED = ["c_attn.weight", 0, ["multi_query"], [[[True], [[1, {"n_embd": 1}], [2, {"n_embd": 1, "n_head": -1}]]]]]

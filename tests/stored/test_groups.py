@@ -209,7 +209,7 @@ class TestStored:
 
     def test_member_in_a_shard_that_is_missing_is_unknown_and_the_file_is_named(self, judge, tmp_path: Path) -> None:
         names = {EMBED: "model-1.safetensors", HEAD: "model-2.safetensors"}
-        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
         report, status = judge(None, tie_word_embeddings=True)
         tie = self.only(report)
         assert tie["stored"] == "unknown"
@@ -291,7 +291,7 @@ def test_published_checkpoint_with_a_hole_for_data_is_sound(pair: Path, tmp_path
             stream.write(len(text).to_bytes(8, "little") + text)
             stream.truncate(8 + len(text) + ends[file])
     weight_map = {name: file for file, header in files.items() for name in header}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (tmp_path / "config.json").write_text(json.dumps(config))
     # Nothing can be concluded from the bytes of holes, and comparing gigabytes of them is slow.
     result = tiecheck_cli(str(tmp_path), "-f", "json", "--values", "never")

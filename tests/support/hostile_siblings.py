@@ -66,7 +66,7 @@ def widths_below(root: Path) -> Iterator[tuple[str, Due]]:
 @sibling("fs-special-files")
 def special_folders(root: Path) -> Iterator[tuple[str, Due]]:
     """Where a shard's folder, a part of a GGUF model, an ONNX file or an adapter should be."""
-    index = {"model.safetensors.index.json": {"weight_map": {EMBED: "part/m.safetensors"}}}
+    index = {"model.safetensors.index.json": {"metadata": {}, "weight_map": {EMBED: "part/m.safetensors"}}}
     for name, there in (("link", "/etc"), ("loop", "part"), ("self", ".")):
         (placed(root, f"part-{name}", **index) / "part").symlink_to(there)
         yield f"part-{name}", Due("error|fail", r"part/m|is not here|outside")
@@ -139,7 +139,7 @@ def operations_of_other_kinds(root: Path) -> Iterator[tuple[str, Due]]:
         raw = deflated(b"\x80\x02" + unit * (12_000_000 // len(unit)) + b"}.")
         placed(root, name, **{"pytorch_model.bin": raw})
         yield name, Due("error|unknown", "operations in its pickles|it is no pickle|cannot|not read|bytes")
-    index = {"weight_map": {f"n{i}": f"{i}.bin" for i in range(40)}}
+    index = {"metadata": {}, "weight_map": {f"n{i}": f"{i}.bin" for i in range(40)}}
     files = {f"{i}.bin": deflated(b"\x80\x02](" + b"N" * 200_000 + b"e.") for i in range(40)}
     placed(root, "shards", **files, **{"pytorch_model.bin.index.json": index})
     yield "shards", Due("error")

@@ -246,7 +246,9 @@ def drawn_siblings(root: Path) -> Iterator[tuple[str, Due]]:
         shard = "".join(draw.choices(("../", "/", "\0", "a/", "~/", "\\", "m", "\u202e"), k=4)) + draw.choice(
             ("x.safetensors", "x.bin", "")
         )
-        placed(root, f"drawn-{i}-shard", **{"model.safetensors.index.json": {"weight_map": {EMBED: shard}}})
+        placed(
+            root, f"drawn-{i}-shard", **{"model.safetensors.index.json": {"metadata": {}, "weight_map": {EMBED: shard}}}
+        )
         yield f"drawn-{i}-shard", Due("error|fail|unknown")
         depth, twice = draw.randint(10, 250), [b")", b"q\0"]
         for step in range(depth):

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 QUANTISED = ("quantization_config", "quantization")
 """Keys of a config that say that weights are quantised; the second is MLX's."""
 
+REFUSABLE = ("decoder", "generator", "quantization_config", "text_config")
+"""Keys of a config that may end every load by what they hold."""
+
 DRAFTS = ("draft_vocab_size", "medusa_num_heads", "num_nextn_predict_layers", "speculators_model_type")
 """Keys of a config that say that it is a draft's, or has draft layers."""
 
@@ -141,7 +144,7 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     beside = _beside(target.directory, model, checkpoint)
     whole = target.directory is not None
     problems = load_problems(model, checkpoint, whole=whole, values=config.values) if checkpoint else ()
-    if whole and checkpoint and model is not None and model.class_name is not None and not model.remote_code:
+    if whole and checkpoint and model is not None and _may_be_refused(model, checkpoint):
         from tiecheck.stored.refused_loads import refused_loads
 
         problems = (*refused_loads(model, checkpoint, folder), *problems)
@@ -166,6 +169,13 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     if config.wants_live and target.directory and model is not None and checkpoint is not None:
         given["rehearsing"] = config.only(*REHEARSING)
     return Facts(given)
+
+
+def _may_be_refused(model: ModelConfig, checkpoint: Checkpoint) -> bool:
+    """Tell whether something is there that may end every load: most directories have nothing of the kind."""
+    held = next((model.data[key] for key in ("dtype", "torch_dtype") if model.data.get(key) is not None), None)
+    odd = held not in (None, "bfloat16", "float16", "float32") or not model.data.keys().isdisjoint(REFUSABLE)
+    return (odd or checkpoint.index_file is not None) and model.class_name is not None and not model.remote_code
 
 
 def _remote_facts(fetched: RemoteModel, given: Given, config: Config) -> Facts:

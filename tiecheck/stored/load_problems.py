@@ -19,7 +19,7 @@ from tiecheck.records.words import Outcome
 from tiecheck.stored.config_refusals import refused_problems
 from tiecheck.stored.config_values import architecture_of, told_problem
 from tiecheck.stored.older_names import as_older_reads, name_among_bare
-from tiecheck.tables.architectures import older_has
+from tiecheck.tables.architectures import load_architecture, older_has
 from tiecheck.tables.structure import class_structure
 from tiecheck.wording import listed
 
@@ -139,8 +139,6 @@ def _named_elsewhere(model: ModelConfig, named: Any, file: str, names: tuple[str
 
 def _is_of_5_alone(model: ModelConfig) -> bool:
     """Tell whether 4.57 has no such class, so that what it refuses of a file hurts nobody."""
-    from tiecheck.tables.architectures import load_architecture, older_has
-
     if model.remote_code or older_has(model.class_name, model.model_type):
         return False
     return load_architecture(model.class_name, model.model_type, config=model.data).known

@@ -62,7 +62,7 @@ class TestFormats:
         tensors = load_file(tmp_path / "model.safetensors") | {HEAD: torch.ones(64, 16)}
         save(tensors, tmp_path / "model-00001-of-00001.safetensors")
         weight_map = dict.fromkeys(tensors, "model-00001-of-00001.safetensors")
-        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
         assert [f.severity for f in found(tmp_path, FormatsDisagree.code)] == ["warning"]
 
     @pytest.mark.parametrize("make", [llama, gpt2, t5, bert, lambda: llama(tied=False)])
@@ -81,7 +81,7 @@ class TestFormats:
         for file, names in parts.items():
             torch.save({n: state[n] for n in names}, tmp_path / file)
         weight_map = {name: file for file, names in parts.items() for name in names}
-        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
         assert found(tmp_path, FormatsDisagree.code) == []
         assert skipped(tmp_path, FormatsDisagree.code) == []
         (tmp_path / "b.bin").unlink()
