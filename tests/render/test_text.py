@@ -204,6 +204,12 @@ def test_yours_come_first(targets: list[TargetReport]) -> None:
         "vllm 2, sglang 1"
     )
     assert whom_text(finding._replace(hurts=None), target) == ""
+    five = target.loaders[0]._replace(versions="5", outcome="head-random", message=None)
+    both = target._replace(loaders=(target.loaders[0], five))
+    two = finding._replace(hurts=("transformers 4.57", "transformers 5"))
+    assert whom_text(two, both) == "transformers 4.57 (left on meta); transformers 5 (random head)", (
+        "each by its version"
+    )
 
 
 def test_print_is_the_text_report() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from tiecheck.records.edits import NO_MEND
@@ -74,7 +75,8 @@ def whom_text(finding: Finding, target: TargetReport) -> str:
     others = [title for title in finding.hurts if title not in map(_title, hurt)]
     if not hurt or (others and not mine):
         return ", ".join(sorted(finding.hurts, key=lambda title: bool(mine) and title.split(" ")[0] not in mine))
-    several = {entry.loader for entry in entries if entry.outcome not in HURTS}
+    ends = {(entry.loader, lost_words(entry) if entry.outcome in HURTS else None) for entry in entries}
+    several = {loader for loader, count in Counter(loader for loader, _ in ends).items() if count > 1}
     ways: dict[str, list[str]] = {}
     for entry in sorted(hurt, key=lambda entry: bool(mine) and entry.loader not in mine):
         title = _title(entry) if entry.loader in several else entry.loader
