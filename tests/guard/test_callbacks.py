@@ -17,7 +17,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import tiecheck
-from tiecheck.guard.tie_guard import TieWarning
+from tiecheck.guard.errors import TieWarning
 from tiecheck.guard.trainer_callback import TieCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:torch.*", "ignore:.*pin_memory.*")

@@ -388,3 +388,8 @@ def test_the_model_of_a_target_is_built_small_and_its_matrix_is_shown(tmp_path: 
         assert copied in stream.getvalue()
     with pytest.raises(tiecheck.TiecheckError, match="is an empty directory"):
         live_model_of(str(tmp_path))
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 4096, "num_hidden_layers": 9}
+    transformers.LlamaConfig(**sizes, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
+    small = live_model_of(str(tmp_path))
+    assert (small.lm_head.out_features, small.model.layers[1].mlp.up_proj.out_features) == (512, 512)
+    assert len(small.model.layers) == 2

@@ -25,8 +25,8 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, prune
 
 import tiecheck
+from tiecheck.guard.errors import TieWarning
 from tiecheck.guard.remembered_ties import TieVerdict, remember_ties, sample_of
-from tiecheck.guard.tie_guard import TieWarning
 from tiecheck.guard.tying_again import retie
 from tiecheck.guard.watched_calls import start_watching, stop_watching, user_line
 from tiecheck.guard.watched_ties import WatchedTie
@@ -234,6 +234,9 @@ def test_what_writes_past_nn_module_is_blamed_on_the_last_line_after_which_it_wa
     assert one.since.line == marked_line(body)
     assert one.until is not None
     assert one.until.line == marked_line(body, "# until")
+    assert one.writes is not None
+    assert one.writes.line == marked_line(body) + 1
+    assert f":{one.writes.line} writes so: model.lin._parameters" in str(broken)
 
 
 def test_a_write_past_nn_module_at_the_end_is_told_to_lie_before_the_end_of_the_block() -> None:
@@ -248,6 +251,33 @@ def test_a_write_past_nn_module_at_the_end_is_told_to_lie_before_the_end_of_the_
     assert "before the end of the block and after" in str(broken)
     _, broken = guarded(Param(), past)
     assert "in the block that begins at" in str(broken)
+
+
+def test_a_write_past_nn_module_in_a_loop_lies_between_two_steps() -> None:
+    def past(model: Pair) -> None:
+        model._modules["lin"] = nn.Linear(6, 6)  # here
+
+    def by_another(model: Pair) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            past(model)
+            optimizer.step()  # <-
+
+    def training(model: Pair) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for number in range(3):
+            if number == 1:
+                model._modules["lin"] = nn.Linear(6, 6)  # here
+            optimizer.step()  # <-
+
+    for do, written in ((training, True), (by_another, False)):
+        _, broken = guarded(Param(), do)
+        assert broken is not None
+        (one,) = broken.broken
+        assert one.until.line == marked_line(do)
+        assert (one.since.line == one.until.line) == written  # the other breaks it before the first step
+        assert ("between two passes over" in str(broken)) == written
+        assert (one.writes.line if one.writes else None) == (marked_line(do, "# here") if written else None)
 
 
 @pytest.mark.parametrize(

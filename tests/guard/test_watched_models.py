@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import random
+import warnings
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lives import GPT
 from torch import nn
 
 import tiecheck
+from tiecheck.guard.errors import TieWarning
 
 
 class Own(nn.Module):
@@ -84,9 +86,35 @@ def test_of_two_models_in_one_that_could_be_meant_none_is() -> None:
     model = GPT()
     with tiecheck.guard(model) as g:
         held = g.watch(nn.ModuleDict({"student": model, "teacher": own_head(copy.deepcopy(model))}))
-    with tiecheck.guard(nn.Sequential(model)) as g:  # no model of that class
-        other = g.watch(nn.ModuleList([nn.ModuleList([own_head(copy.deepcopy(model))])]))
-    assert len(held) == 2 * len(other)
+    assert len(held) == 2
+    wrapped = nn.ModuleList([nn.ModuleList([own_head(copy.deepcopy(model))])])  # no model of the guarded class
+    with pytest.raises(tiecheck.TieBroken, match=r"0\.0\.lm_head"), tiecheck.guard(nn.Sequential(model)) as g:
+        g.watch(wrapped)
+
+
+class Renamed(nn.Module):
+    """A conversion: other names, the same values."""
+
+    def __init__(self, model: Any, *, tied: bool, head: bool = True) -> None:
+        super().__init__()
+        self.table = copy.deepcopy(model.wte)
+        if head:
+            self.out = copy.deepcopy(model.lm_head)
+        if tied:
+            self.out.weight = self.table.weight
+
+
+def test_a_copy_under_other_names_is_placed_by_its_values_or_it_is_said_that_it_is_not() -> None:
+    model = GPT()
+    for other in (Renamed(model, tied=True), Renamed(GPT(), tied=False), model.wte):  # tied, another model, a part
+        with tiecheck.guard(model) as g, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            g.watch(other)
+    for change in (nn.Module.float, nn.Module.half):
+        with pytest.raises(tiecheck.TieBroken, match=r"out\.weight and table\.weight"), tiecheck.guard(model) as g:
+            g.watch(change(Renamed(model, tied=False)))
+    with pytest.warns(TieWarning, match=r"none of these names, but table\.weight"), tiecheck.guard(model) as g:
+        g.watch(Renamed(model, tied=False, head=False))
 
 
 def load(model: Any) -> None:

@@ -47,6 +47,10 @@ class TieBroken(AssertionError):  # noqa: N818 - a state of the model, as Assert
         that broke, each with its `operation`, and the line in `since`."""
 
 
+class TieWarning(UserWarning):
+    """A tie broke, its values were overwritten, or it cannot be looked for, under a guard that does not raise."""
+
+
 def placement_of(report: Report) -> Placement:
     """Return the placement of a report's one target; a `TiecheckError` tells why there is none."""
     target = report.targets[0]

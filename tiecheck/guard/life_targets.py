@@ -19,6 +19,8 @@ LAYERS = re.compile(r"^(n|num)_(hidden_)?layers?$|^(num_)?(encoder|decoder)_laye
 """Keys of a config that count layers."""
 LAYERS_KEPT = 2
 VOCABULARY = 512
+INNER = re.compile(r"intermediate_size|(^|_)ffn_dim|^d_ff$|^n_inner$|^ffn_hidden_size$")
+"""Keys of a config with the inner width of a feed-forward layer, which nothing else has to fit."""
 
 
 def live_model_of(text: str, *, load: bool = False, trust: bool = False) -> nn.Module:
@@ -79,7 +81,7 @@ def _small(folder: str, text: str) -> nn.Module:
 
 
 def _cut(config: Any) -> Any:
-    """Return a config with few layers and words, in every part of it."""
+    """Return a config with few layers and words and narrow feed-forward layers, in every part of it."""
     made = copy.deepcopy(config)
     for part in (made, *(v for v in vars(made).values() if hasattr(v, "to_dict") and hasattr(v, "model_type"))):
         names = {key: part.attribute_map.get(key, key) for key in (*vars(part), *part.attribute_map)}
@@ -90,7 +92,7 @@ def _cut(config: Any) -> Any:
                 setattr(part, key, min(value, LAYERS_KEPT))
             elif isinstance(value, list) and len(value) in layers and len(value) > LAYERS_KEPT:
                 setattr(part, key, value[:LAYERS_KEPT])
-            elif key == "vocab_size" and isinstance(value, int):
+            elif (key == "vocab_size" or INNER.search(key)) and isinstance(value, int):
                 setattr(part, key, min(value, VOCABULARY))
             elif key.endswith("_token_id") and isinstance(value, int) and value >= VOCABULARY:
                 setattr(part, key, VOCABULARY - 1)

@@ -229,7 +229,11 @@ def sample_of(tensor: Tensor) -> bytes | None:
     """Return a few elements of a tensor, spread over it, as bytes; None where there are none to be read."""
     if type(tensor) not in torch_adapter.PLAIN or tensor.is_meta or tensor.numel() == 0:
         return None
+    return bytes(spread_elements(tensor).contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def spread_elements(tensor: Tensor) -> Tensor:
+    """Return a few elements of a tensor that has some, spread over it, on the CPU."""
     with torch.no_grad(), torch_adapter.without_torch_functions():
         flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()
-        step = max(1, flat.numel() // 64)
-        return bytes(flat[::step][:64].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return flat[:: max(1, flat.numel() // 64)][:64].cpu()

@@ -9,6 +9,7 @@ import random
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Literal
 
 import torch
@@ -57,11 +58,11 @@ def survive_operations(
         ties = sorted(remember_ties(model), key=lambda tie: tie.names)
         gradients = [(one, one.grad) for one in model.parameters()]
         faithful_copy(model, meta=True)  # what cannot be copied is an error of the model, and none of each operation
-        rows = []
+        rows, logits = [], cache(lambda: _logits(faithful_copy(model), ties, None))
         for one in chosen:
             if progress is not None:
                 progress(one.name)
-            rows.append(_tried(model, ties, one))
+            rows.append(_tried(model, ties, one, logits))
         for parameter, gradient in gradients:  # a closure of the model's may reach its original
             if parameter.grad is not gradient:
                 parameter.grad = gradient
@@ -70,8 +71,10 @@ def survive_operations(
     return SurvivalMatrix(class_name(model), told, tuple(rows), tuple(sorted(declared)))
 
 
-def _tried(model: nn.Module, ties: list[RememberedTie], one: Operation) -> Survival:
-    """Do one operation to a fresh instance, and look at what came of it."""
+def _tried(
+    model: nn.Module, ties: list[RememberedTie], one: Operation, logits: Callable[[], Tensor | None]
+) -> Survival:
+    """Do one operation to a fresh instance, and look at what came of it; `logits` gives those of the model."""
     row = Survival(one.name, one.words, one.family, one.by_nature, "ran", None, (), (), (), None)
     names = tuple(
         tuple(name for name in tie.names if name not in tie.references)
@@ -90,7 +93,7 @@ def _tried(model: nn.Module, ties: list[RememberedTie], one: Operation) -> Survi
         old, new = _values(model), _values(after)
         lost = tuple(sorted(n for n, t in old.items() if one.saves and n in new and _same(t, new[n]) is False))
         gone = tuple(sorted(n for n in old if one.saves and n not in new and new))
-        outputs = _outputs(model, after, ties)
+        outputs = _outputs(logits, after, ties, _matrix(model, ties))
         cells = tuple(_cell(model, after, tie) for tie in ties)  # last, since it takes a step
         made = () if one.by_nature else _made(ties, after)
         return row._replace(cells=cells, made=made, lost=(*lost, *gone), outputs=outputs)
@@ -190,19 +193,32 @@ def _made(ties: list[RememberedTie], after: nn.Module) -> tuple[tuple[str, ...],
     return tuple(sorted(names for names in fresh if len(names) > 1))
 
 
-def _outputs(model: nn.Module, after: nn.Module, ties: list[RememberedTie]) -> Literal["same", "differ"] | None:
-    """Compare the logits of random tokens; None where one of them gives none, or the element type is another."""
+def _matrix(model: nn.Module, ties: list[RememberedTie]) -> Tensor | None:
+    """Return the first matrix that is tied in a model, with values; None where there is none."""
     tied = next((t for tie in ties if (t := tie.first_tensor(model)) is not None and t.dim() == 2), None)
-    other = next((t for tie in ties if (t := tie.first_tensor(after)) is not None and t.dim() == 2), None)
-    if tied is None or other is None or tied.is_meta or other.is_meta or tied.dtype != other.dtype:
+    return None if tied is None or tied.is_meta else tied
+
+
+def _logits(model: nn.Module, ties: list[RememberedTie], dtype: torch.dtype | None) -> Tensor | None:
+    """Return the logits of random tokens; None where it gives none, or its element type is not the one asked for."""
+    tied = _matrix(model, ties)
+    if tied is None or dtype not in (None, tied.dtype):
         return None
-    try:
-        one, two = run_on_random_tokens(faithful_copy(model), tied), run_on_random_tokens(after, other)
-        if isinstance(one, str) or isinstance(two, str) or one.logits.shape != two.logits.shape:
-            return None
-        return "same" if torch.allclose(one.logits, two.logits, atol=1e-4, rtol=1e-3) else "differ"
-    except Exception:  # noqa: BLE001  # a model that does not run, or runs on meta, has no outputs to compare
+    with contextlib.suppress(Exception):  # a model that does not run has none
+        made = run_on_random_tokens(model, tied)
+        return None if isinstance(made, str) else made.logits
+    return None
+
+
+def _outputs(
+    logits: Callable[[], Tensor | None], after: nn.Module, ties: list[RememberedTie], tied: Tensor | None
+) -> Literal["same", "differ"] | None:
+    """Compare the logits of random tokens; None where one of them gives none, or the element type is another."""
+    one = None if tied is None else _logits(after, ties, tied.dtype)
+    two = None if one is None else logits()
+    if one is None or two is None or one.shape != two.shape:
         return None
+    return "same" if torch.allclose(one, two, atol=1e-4, rtol=1e-3) else "differ"
 
 
 def judge_survival(found: SurvivalMatrix) -> Report:

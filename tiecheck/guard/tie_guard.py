@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from torch import Tensor, nn
 
 from tiecheck.errors import TargetError, UsageError, class_word
-from tiecheck.guard.errors import TieBroken
+from tiecheck.guard.errors import TieBroken, TieWarning
 from tiecheck.guard.remembered_ties import RememberedTie, remember_ties, sample_of
+from tiecheck.guard.renamed_copies import renamed_ties
 from tiecheck.guard.tying_again import retie
+from tiecheck.guard.unseen_writes import unseen_write
 from tiecheck.guard.watched_calls import (
     start_watching,
     stop_watching,
@@ -43,10 +45,6 @@ M = TypeVar("M")
 OnBreak = Literal["raise", "warn", "retie"]
 ON_BREAK = ("raise", "warn", "retie")
 SHOWN = 8
-
-
-class TieWarning(UserWarning):
-    """A tie broke, or its values were overwritten, under a guard that does not raise for it."""
 
 
 def guard(*models: nn.Module, on_break: OnBreak = "raise") -> TieGuard:
@@ -125,7 +123,8 @@ class TieGuard(ContextDecorator):
         """Watch a model too, as a loader, a wrapper or a copy gave it back.
 
         What was tied in a model watched before has to be tied in this one under the same names, those of wrappers
-        left out; what else is tied in it is watched from now on.
+        left out, or under those of a copy's tensors with its values; what else is tied in it is watched from now on.
+        A `TieWarning` tells of a copy in which the members cannot be placed.
 
         Returns:
             The same model.
@@ -184,8 +183,10 @@ class TieGuard(ContextDecorator):
         if changed:
             now = user_line(frame or sys._getframe(2))
             for one in changed:
-                same = (one.seen.path, one.seen.line) == (now.path, now.line) and one.seen.operation not in STARTS
-                until = None if ends and one.seen.operation not in STARTS else now  # it ends on the line of its `with`
+                starts, steps = one.seen.operation in STARTS, one.seen.operation.endswith("step")  # a loop comes again
+                same = (one.seen.path, one.seen.line) == (now.path, now.line) and not starts and not steps
+                until = None if ends and not starts else now  # it ends on the line of its `with`
+                one.writes = None if same else unseen_write(one.seen, now, ends=ends)
                 one.breaks((one.seen, None, True) if same else (one.seen, until, False))
 
     def after(self, did: str) -> None:
@@ -195,6 +196,13 @@ class TieGuard(ContextDecorator):
             assert now is not None  # noqa: S101  # there is one to watch
             one.look(now, did)
         self._note_members()
+
+    def steps(self) -> None:
+        """Look before the step of an optimizer: whoever broke a tie unseen did it after this line, or before it."""
+        self.before()
+        now = user_line(sys._getframe(2), did="step")
+        for one in self._watched:
+            one.seen = now if one.whole else one.seen
 
     def before_draw(self) -> dict[int, tuple[Tensor, bytes | None]]:
         """Return a few values of every tensor that is tied."""
@@ -228,6 +236,7 @@ class TieGuard(ContextDecorator):
         for tie in promised.values():
             found = tie.place_in(model)
             if found is None:
+                known += [] if known else renamed_ties(self._watched, tie, model, line)
                 continue
             prefix, place = found
             covered.append({prefix + name for name in tie.names})

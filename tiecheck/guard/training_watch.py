@@ -8,8 +8,8 @@ import warnings
 from torch import nn
 
 from tiecheck.errors import TiecheckError
-from tiecheck.guard.errors import TieBroken
-from tiecheck.guard.tie_guard import OnBreak, TieGuard, TieWarning, guard
+from tiecheck.guard.errors import TieBroken, TieWarning
+from tiecheck.guard.tie_guard import OnBreak, TieGuard, guard
 from tiecheck.wording import listed
 
 

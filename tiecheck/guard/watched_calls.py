@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.nn.modules import module as hooks
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tiecheck.records.life import UserLine
 
@@ -59,6 +60,9 @@ class Watcher(Protocol):
 
     def after(self, did: str) -> None:
         """Look after it was done."""
+
+    def steps(self) -> None:
+        """Look before the step of an optimizer."""
 
     def before_draw(self) -> object:
         """Return the values that an initialiser may overwrite."""
@@ -124,6 +128,7 @@ def _install() -> None:
         (hooks.register_module_module_registration_hook, "_modules"),
     ):
         _put_back.append(register(functools.partial(_registered, kind)).remove)
+    _put_back.append(register_optimizer_step_pre_hook(_stepping).remove)
     for owner, name in CALLS:
         _wrap(owner, name, _event)
     for owner, name in DRAWS:
@@ -188,6 +193,12 @@ def _registered(kind: str, module: nn.Module, name: str, value: Any) -> None:
             held[name] = old
         else:
             del held[name]
+
+
+def _stepping(*_: Any) -> None:
+    """Look before the step of an optimizer: a loop may touch nothing else that is watched."""
+    for watcher in tuple(_open):
+        watcher.steps()
 
 
 @contextmanager

@@ -25,6 +25,8 @@ class WatchedTie:
         """The last line after which it was whole."""
         self.blamed: tuple[UserLine, UserLine | None, bool] | None = None
         """The line that broke it, or the two between which that was, and whether it was seen."""
+        self.writes: UserLine | None = None
+        """The only line that can have broken it, where that was not seen."""
         self.lost: Break | None = None
         """What was broken at the last look, in case the model is gone at the next."""
         self.cls = type(root())
@@ -113,7 +115,7 @@ class WatchedTie:
         reason = "which have no values yet" if empty else verdict.reason
         one_memory = verdict.kind == "storage" and len({(t.dtype, t.shape, t.stride()) for t in now}) == 1
         made = Break(names, self.tie.kind, verdict.kind, reason, verdict.parts, since, until, seen)
-        return made._replace(moved=moved, alike=empty or one_memory)
+        return made._replace(moved=moved, alike=empty or one_memory, writes=None if seen else self.writes)
 
 
 def _left_to_the_end() -> suppress:

@@ -46,6 +46,8 @@ class Break(Record):
     """Members whose parameter has another name now, by a norm or a parametrization, each with that name."""
     alike: bool = False
     """True if no value is lost whichever member stays: they are one memory, or `to_empty` has given them none."""
+    writes: UserLine | None = None
+    """Of a break that nobody saw the only line in between that writes into the dicts of a module."""
 
     @property
     def operation(self) -> str:

@@ -194,9 +194,14 @@ def _who(one: Break) -> str:
     if one.seen:
         return f"broken by {line.operation or 'this line'} at {where}{code}"
     until = _where(one.until) if one.until is not None else "the end of the block"
-    if until == where:  # a `with` is at one line when it begins and when it ends
-        return f"broken by something that wrote past nn.Module, in the block that begins at {where}{code}"
-    return f"broken by something that wrote past nn.Module, before {until} and after {where}, where it was whole{code}"
+    if until != where:
+        span = f"before {until} and after {where}, where it was whole"
+    else:  # a `with` is at one line when it begins and when it ends; a step is passed again
+        passes = line.operation.endswith("step")
+        span = f"between two passes over {where}" if passes else f"in the block that begins at {where}"
+    if one.writes is not None:
+        span, code = f"{span}; there {_where(one.writes)} writes so", f": {one.writes.code}"
+    return f"broken by something that wrote past nn.Module, {span}{code}"
 
 
 def _where(line: UserLine) -> str:
