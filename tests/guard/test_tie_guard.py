@@ -28,6 +28,7 @@ import tiecheck
 from tiecheck.guard.errors import TieWarning
 from tiecheck.guard.remembered_ties import TieVerdict, remember_ties, sample_of
 from tiecheck.guard.tying_again import retie
+from tiecheck.guard.unseen_writes import unseen_write
 from tiecheck.guard.watched_calls import start_watching, stop_watching, user_line
 from tiecheck.guard.watched_ties import WatchedTie
 from tiecheck.records.life import Break, UserLine
@@ -278,6 +279,12 @@ def test_a_write_past_nn_module_in_a_loop_lies_between_two_steps() -> None:
         assert (one.since.line == one.until.line) == written  # the other breaks it before the first step
         assert ("between two passes over" in str(broken)) == written
         assert (one.writes.line if one.writes else None) == (marked_line(do, "# here") if written else None)
+
+
+def test_no_line_is_told_of_code_that_is_no_file_nor_of_two_files() -> None:
+    here, cell = UserLine(HERE, 1, "", ""), UserLine("<stdin>", 1, "", "")
+    assert unseen_write(here, cell, ends=False) is None
+    assert unseen_write(cell, cell, ends=True) is None
 
 
 @pytest.mark.parametrize(

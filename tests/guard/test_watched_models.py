@@ -7,6 +7,7 @@ import functools
 import io
 import random
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -16,6 +17,10 @@ from torch import nn
 
 import tiecheck
 from tiecheck.guard.errors import TieWarning
+from tiecheck.guard.remembered_ties import remember_ties
+from tiecheck.guard.renamed_copies import renamed_ties
+from tiecheck.guard.watched_ties import WatchedTie
+from tiecheck.records.life import UserLine
 
 
 class Own(nn.Module):
@@ -115,6 +120,11 @@ def test_a_copy_under_other_names_is_placed_by_its_values_or_it_is_said_that_it_
             g.watch(change(Renamed(model, tied=False)))
     with pytest.warns(TieWarning, match=r"none of these names, but table\.weight"), tiecheck.guard(model) as g:
         g.watch(Renamed(model, tied=False, head=False))
+    flat = GPT()
+    nn.init.ones_(flat.wte.weight)
+    (tie,) = remember_ties(flat)
+    watched = WatchedTie(weakref.ref(flat), tie, UserLine("", 1, "", ""))
+    assert not renamed_ties([watched], tie, Renamed(flat, tied=False), watched.seen)  # a constant is anybody's
 
 
 def load(model: Any) -> None:

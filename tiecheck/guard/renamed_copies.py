@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tiecheck.guard.errors import TieWarning
-from tiecheck.guard.remembered_ties import RememberedTie, spread_elements, sample_of
+from tiecheck.guard.remembered_ties import RememberedTie, sample_of, spread_elements
 from tiecheck.guard.watched_ties import WatchedTie
 from tiecheck.live.member_lookup import look_up
 from tiecheck.live.registrations import Registrations

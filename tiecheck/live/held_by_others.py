@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tiecheck.live import torch_adapter
@@ -14,6 +15,7 @@ from tiecheck.live.transformers.rewritten_keys import weight_of
 from tiecheck.live.wrappers import UserNames, class_name
 from tiecheck.records.life import GroupPlace, HeldTensor, SharedAcross
 
+HALVES = (torch.float16, torch.bfloat16)
 SETTINGS = ("lr", "weight_decay", "momentum", "betas", "use_muon", "algorithm")
 """Settings of a group that are compared."""
 
@@ -31,6 +33,8 @@ def tensors_in_optimizers(
         tensors[id(tensor)] = tensor
     foreign = {id(p) for other in others for p in other.parameters()}
     tables = _tables(places)
+    for own, master in _masters(places, [tensor for key, tensor in tensors.items() if key not in foreign]):
+        slots.setdefault(id(own), []).extend(slots.pop(id(master)))
     found = []
     for tensor in places.tensors():
         held = tuple(slots.pop(id(tensor), ()))
@@ -41,6 +45,18 @@ def tensors_in_optimizers(
         if key not in foreign:
             found.append(HeldTensor((), tuple(tensors[key].shape), tuple(left), False))
     return tuple(found)
+
+
+def _masters(places: Registrations, held: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield half-precision parameters, each with a held float32 copy: what mixed precision by hand steps for it."""
+    ids = {id(tensor) for tensor in held}
+    halves = [t for t in places.tensors() if t.dtype in HALVES and id(t) not in ids and t.requires_grad]
+    wide = [tensor for tensor in held if tensor.dtype is torch.float32 and not tensor.is_meta] if halves else []
+    for master in wide:
+        for own in halves:
+            if own.shape == master.shape and torch_adapter.equal_bytes(master.detach().to(own.dtype), own.detach()):
+                yield own, master
+                break
 
 
 def _slots(optimizers: tuple[Any, ...]) -> Iterator[tuple[Tensor, GroupPlace]]:

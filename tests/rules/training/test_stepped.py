@@ -73,6 +73,15 @@ def test_one_memory_under_two_parameters_is_stepped_twice(kind: type[Pair]) -> N
     assert model.one() is model.other()
 
 
+def test_masters_in_float32_stand_for_their_half_precision_parameters() -> None:
+    model = Param().half()
+    masters = [parameter.detach().clone().float().requires_grad_() for parameter in model.parameters()]
+    optimizer = torch.optim.AdamW(masters)
+    assert not found(model, optimizer)
+    model.emb.weight = nn.Parameter(torch.ones_like(model.emb.weight))
+    assert found(model, optimizer)["TIE707"].names == ("emb.weight",)
+
+
 def test_two_optimizers_over_one_tensor_are_a_warning() -> None:
     model = Param()
     both = [torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.AdamW(model.parameters())]
