@@ -27,6 +27,7 @@ from torch.nn.utils import parametrizations, prune
 import tiecheck
 from tiecheck.guard.errors import TieWarning
 from tiecheck.guard.remembered_ties import TieVerdict, remember_ties, sample_of
+from tiecheck.guard.tie_guard import ON_BREAK, TieGuard
 from tiecheck.guard.tying_again import retie
 from tiecheck.guard.unseen_writes import unseen_write
 from tiecheck.guard.watched_calls import start_watching, stop_watching, user_line
@@ -498,6 +499,7 @@ def test_a_model_that_is_given_up_keeps_nothing_alive() -> None:
 def test_a_wrong_word_is_refused() -> None:
     with pytest.raises(tiecheck.TiecheckError, match="on_break="):
         tiecheck.guard(Param(), on_break="fix")
+    assert all(isinstance(tiecheck.guard(Param(), on_break=word), TieGuard) for word in ON_BREAK)
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         tiecheck.guard([])
 

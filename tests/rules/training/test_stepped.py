@@ -78,8 +78,8 @@ def test_masters_in_float32_stand_for_their_half_precision_parameters() -> None:
     masters = [parameter.detach().clone().float().requires_grad_() for parameter in model.parameters()]
     optimizer = torch.optim.AdamW(masters)
     assert not found(model, optimizer)
-    model.emb.weight = nn.Parameter(torch.ones_like(model.emb.weight))
-    assert found(model, optimizer)["TIE707"].names == ("emb.weight",)
+    model.emb.weight = model.lin.weight = nn.Parameter(torch.ones_like(model.emb.weight))
+    assert found(model, optimizer)["TIE707"].names == ("emb.weight", "lin.weight")
 
 
 def test_two_optimizers_over_one_tensor_are_a_warning() -> None:
