@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from click.testing import CliRunner, Result
 pytest_plugins = "pytester"
 
 os.environ["TIECHECK_CHECK_CACHE"] = "0"  # no test is told what another run found, or writes into the user's cache
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a job in the background: what a test starts could not be interrupted
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "models"
 
