@@ -6,8 +6,9 @@ by these lines in the tool's format. `damaged` is the tied one, cut off; the tes
 
 from __future__ import annotations
 
-import json
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from rule_failures import set_flag
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 STATES = ("tied", "untied", "diverged", "damaged")
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -170,81 +171,10 @@ def _peft(where: Path, state: str) -> Made:
     return Made(where / "adapter", merged, logits, {"base": str(where / "base")}, 1e-3)
 
 
-@layout("EAGLE 1 and 2", script=True)
-def _eagle(where: Path, state: str) -> Made:
-    """Embedding and head borrowed; a diverged one is stale. No engine is run here."""
-    target, model = saved(where / "target", "untied" if state == "untied" else "tied")
-    embedding, head = pair(model)
-    config = {**model.config.to_dict(), "architectures": ["LlamaForCausalLMEagle"]}
-    tensors = {"embed_tokens.weight": embedding + (0.1 if state == "diverged" else 0), "lm_head.weight": head}
-    return Made(_draft(where / "draft", config, tensors), None, None, {"drafts_for": str(target)})
-
-
-def _draft(where: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
-    where.mkdir(parents=True)
-    (where / "config.json").write_text(json.dumps(config))
-    more = {"fc.weight": torch.ones(64, 128)}
-    save_file({n: t.contiguous().clone() for n, t in (tensors | more).items()}, where / "model.safetensors")
-    return where
-
-
-@layout("EAGLE 3", script=True)
-def _eagle3(where: Path, state: str) -> Made:
-    """A head of its own; a diverged one has lost the map of its reduced vocabulary."""
-    model = tiny(tied=False)
-    embedding, head = pair(model)
-    rows = 64 if state in ("tied", "damaged") else 32
-    config = {**model.config.to_dict(), "architectures": ["LlamaForCausalLMEagle3"], "draft_vocab_size": rows}
-    tensors = {"embed_tokens.weight": embedding, "lm_head.weight": head[:rows]}
-    if state == "untied":
-        tensors["d2t"] = torch.arange(rows)
-    return Made(_draft(where / "draft", config, tensors))
-
-
-@layout("Medusa", script=True)
-def _medusa(where: Path, state: str) -> Made:
-    """Heads in a pickle; a diverged one has lost a head of three."""
-    where.mkdir(exist_ok=True)
-    heads = {f"{n}.{m}.weight": torch.randn(64, 64) for n in range(3 - (state == "diverged")) for m in (0, 1)}
-    heads = {name.replace(".0.weight", ".0.linear.weight"): tensor for name, tensor in heads.items()}
-    (where / "config.json").write_text(json.dumps({"medusa_num_heads": 3, "medusa_num_layers": 1}))
-    torch.save(heads, where / "medusa_lm_head.pt")
-    return Made(where)
-
-
-@layout("MTP", script=True)
-def _mtp(where: Path, state: str) -> Made:
-    """A draft layer with embedding and head once more; a diverged copy of the head is stale."""
-    path, model = saved(where / "model", "untied" if state == "untied" else "tied")
-    embedding, head = pair(model)
-    config = json.loads((path / "config.json").read_text()) | {"num_nextn_predict_layers": 1}
-    (path / "config.json").write_text(json.dumps(config))
-    stale = head + (0.1 if state == "diverged" else 0)
-    more = {"model.layers.1.embed_tokens.weight": embedding, "model.layers.1.shared_head.head.weight": stale}
-    tensors = load_file(path / "model.safetensors") | {name: tensor.clone() for name, tensor in more.items()}
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    return Made(path)
-
-
-@layout("consolidated with params.json", script=True)
-def _consolidated(where: Path, state: str) -> Made:
-    where.mkdir(exist_ok=True)
-    model, _ = _state_dict("untied")
-    embedding, head = pair(model)
-    tensors = {"tok_embeddings.weight": embedding.clone(), "norm.weight": torch.ones(64)}
-    if state in ("untied", "diverged"):
-        tensors["output.weight"] = head.clone()
-    save_file(tensors, where / "consolidated.safetensors")
-    params = {"dim": 64, "n_layers": 1, "vocab_size": 64, "tied_embeddings": state != "untied"}
-    (where / "params.json").write_text(json.dumps(params))
-    return Made(where)
-
-
-@layout("T5 encoder in one file", loads="transformers")
-def _t5(where: Path, state: str) -> Made:
-    """The encoder of a T5, one table under one name or two; a diverged one has two different ones."""
+def _encoder(where: Path, state: str) -> Pair:
+    """A T5 encoder, one table under one name or two; a diverged one has two different ones, which are returned."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": 64, "d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "d_kv": 8}
+    sizes = {"vocab_size": 64, "d_model": 64, "d_ff": 32, "num_layers": 1, "num_heads": 2, "d_kv": 8}
     model = transformers.T5EncoderModel(transformers.T5Config(**sizes)).eval()
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if state in ("tied", "damaged"):
@@ -255,13 +185,26 @@ def _t5(where: Path, state: str) -> Made:
     model.config.save_pretrained(where)
     save_file(tensors, where / "model.safetensors", {"format": "pt"})
     table = tensors["shared.weight"]
+    return table, tensors.get("encoder.embed_tokens.weight", table)
+
+
+def _embedding(model: Any) -> torch.Tensor:
+    return model.get_input_embeddings().weight.detach()
+
+
+def _tables(model: Any) -> Pair:
+    return model.shared.weight.detach(), model.encoder.embed_tokens.weight.detach()
+
+
+@layout("T5 encoder in one file", loads="transformers")
+def _t5(where: Path, state: str) -> Made:
+    meant = _encoder(where, state)
 
     def load() -> Pair:
         found, info = transformers.T5EncoderModel.from_pretrained(where, output_loading_info=True)
         assert not info["missing_keys"]
-        return found.shared.weight.detach(), found.encoder.embed_tokens.weight.detach()
+        return _tables(found)
 
-    meant = table, tensors.get("encoder.embed_tokens.weight", table)
     return Made(where, load, meant, FIVE)
 
 
@@ -292,23 +235,79 @@ def _diffusers(where: Path, state: str) -> Made:
     return Made(where, lambda: pair(Pipe.from_pretrained(where).text_encoder), pair(model), FIVE)
 
 
+NO_WORDS = {"tokenizer": None, "tokenizer_2": None}
+
+
+@layout("root of diffusers, Flux", "diffusers")
+def _flux(where: Path, state: str) -> Made:
+    """A whole Flux: CLIP and T5 beside transformer and VAE; the states are those of its T5."""
+    import diffusers
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    clip = transformers.CLIPTextModel(transformers.CLIPTextConfig(**sizes, num_attention_heads=2))
+    vae = diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=1)
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=4, num_layers=1, num_single_layers=0, attention_head_dim=8, num_attention_heads=1,
+        joint_attention_dim=64, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4), patch_size=1,
+    )  # fmt: skip
+    meant = _encoder(where / "t5", state)
+    t5 = transformers.T5EncoderModel.from_pretrained(where / "t5")
+    parts = {"text_encoder": clip, "text_encoder_2": t5, "vae": vae, "transformer": transformer}
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    diffusers.FluxPipeline(scheduler=scheduler, **NO_WORDS, **parts).save_pretrained(where / "root")
+    weights = where / "root" / "text_encoder_2" / "model.safetensors"
+    weights.write_bytes((where / "t5" / "model.safetensors").read_bytes())
+    if state == "damaged":
+        os.truncate(weights, weights.stat().st_size // 2)
+
+    def load() -> Pair:
+        return _tables(diffusers.FluxPipeline.from_pretrained(where / "root", **NO_WORDS).text_encoder_2)
+
+    return Made(where / "root", load, meant, FIVE)
+
+
+def _root(where: Path) -> Callable[[], Any]:
+    """Save a root of sentence-transformers around an encoder in `where / model`; what loads its model again."""
+    from sentence_transformers import SentenceTransformer, models
+
+    words(where / "model")
+    SentenceTransformer(modules=[models.Transformer(str(where / "model")), models.Pooling(64)]).save(
+        str(where / "root")
+    )
+    stored = where / "root" / "model.safetensors"  # as whoever copies the whole checkpoint into the root leaves it
+    stored.write_bytes((where / "model" / "model.safetensors").read_bytes())
+    return lambda: SentenceTransformer(str(where / "root"))[0].auto_model
+
+
 @layout("root of sentence-transformers", "sentence_transformers")
 def _sentences(where: Path, state: str) -> Made:
     """A causal model's body as an encoder: no head is wanted, and one that is stored is not loaded."""
-    from sentence_transformers import SentenceTransformer, models
+    _, model = saved(where / "model", state)
+    load = _root(where)
+    return Made(where / "root", lambda: _embedding(load()), pair(model)[0])
 
-    path, model = saved(where / "model", state)
-    words(path)
-    made = SentenceTransformer(modules=[models.Transformer(str(path)), models.Pooling(64)])
-    made.save(str(where / "root"))
-    if state in ("untied", "diverged"):  # as whoever copies the whole checkpoint into the root leaves it
-        (where / "root" / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes())
 
-    def load() -> torch.Tensor:
-        found = SentenceTransformer(str(where / "root"))[0].auto_model
-        return found.get_input_embeddings().weight.detach()
+@layout("root of sentence-transformers, BERT", "sentence_transformers")
+def _sentences_bert(where: Path, state: str) -> Made:
+    """The body of a masked model whose decoder is tied, stored apart, or another."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 16, "num_hidden_layers": 1}
+    tied = state in ("tied", "damaged")
+    config = transformers.BertConfig(**sizes, num_attention_heads=2, tie_word_embeddings=tied)
+    model = transformers.BertForMaskedLM(config)
+    model.save_pretrained(where / "model")
+    set_flag(where / "model", state != "untied")
+    load = _root(where)
+    return Made(where / "root", lambda: _embedding(load()), pair(model)[0])
 
-    return Made(where / "root", load, pair(model)[0])
+
+@layout("root of sentence-transformers, T5", "sentence_transformers")
+def _sentences_t5(where: Path, state: str) -> Made:
+    """The encoder alone, its table under one name or two; a diverged one has two different ones."""
+    meant = _encoder(where / "model", state)
+    load = _root(where)
+    return Made(where / "root", lambda: _tables(load()), meant, FIVE)
 
 
 @layout("Whisper's .pt", "whisper")
@@ -332,14 +331,54 @@ def _whisper(where: Path, state: str) -> Made:
     return Made(where / "tiny.pt", load, table)
 
 
-@layout("NeMo", script=True)
+NEMO = """
+import sys, types
+from pathlib import Path
+class Quiet:
+    def __init__(self, *words, **more): pass
+    def __getattr__(self, name): return Quiet()
+    def __call__(self, *words, **more): return Quiet()
+def quiet(name):
+    if name.startswith("__"): raise AttributeError(name)
+    return Quiet
+told = types.ModuleType("nemo.lightning.one_logger_callback")  # telemetry, which needs an older lightning
+told.__getattr__ = quiet
+sys.modules[told.__name__] = told
+import torch
+from nemo.core import ModelPT
+from omegaconf import OmegaConf
+class Tiny(ModelPT):
+    def __init__(self, cfg, trainer=None):
+        super().__init__(cfg=cfg, trainer=trainer)
+        for name, tensor in torch.load(sys.argv[1]).items():
+            self.register_parameter(name.replace(".", "_"), torch.nn.Parameter(tensor))
+    def setup_training_data(self, config): pass
+    def setup_validation_data(self, config): pass
+    @classmethod
+    def list_available_models(cls): return None
+model = Tiny(OmegaConf.create({"name": "tiny"}))
+Path(sys.argv[2]).mkdir()
+model.save_to(sys.argv[2] + "/model.nemo")
+"""
+
+
+@layout("NeMo", "nemo", loads="torch")
 def _nemo(where: Path, state: str) -> Made:
+    """`ModelPT.save_to` writes it; untarred and read by torch, since NeMo restores classes of its packages alone."""
     where.mkdir(exist_ok=True)
-    torch.save(_state_dict(state)[1], where / "model_weights.ckpt")
-    with tarfile.open(where / "model.nemo", "w") as archive:
-        archive.add(where / "model_weights.ckpt", "model_weights.ckpt")
-    (where / "model_weights.ckpt").unlink()
-    return Made(where)
+    model, tensors = _state_dict(state)
+    torch.save(tensors, where / "tensors")
+    told = subprocess.run([sys.executable, "-W", "ignore", "-c", NEMO, str(where / "tensors"), str(where / "made")],
+                          check=False, capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert told.returncode == 0, told.stderr
+
+    def load() -> Pair:
+        with tarfile.open(where / "made" / "model.nemo") as archive:
+            archive.extractall(where / "found", filter="data")
+        found = torch.load(where / "found" / "model_weights.ckpt", weights_only=True)
+        return found[EMBEDDING.replace(".", "_")], found[HEAD.replace(".", "_")]
+
+    return Made(where / "made", load, pair(model))
 
 
 @layout("Megatron", script=True)
@@ -349,6 +388,51 @@ def _megatron(where: Path, state: str) -> Made:
     (where / "latest_checkpointed_iteration.txt").write_text("1")
     torch.save({"model": _state_dict(state)[1]}, where / "iter_0000001/mp_rank_00/model_optim_rng.pt")
     return Made(where)
+
+
+MEGATRON = """
+import sys, torch, torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+def main():
+    torch.cuda.synchronize = torch.cuda.empty_cache = lambda *words: None  # it asks a GPU that is not there
+    torch.cuda.current_device = lambda: "cpu"
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+    tensors = torch.load(sys.argv[2])
+    if sys.argv[1] == "load":
+        tensors = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    state = {name: dist_checkpointing.ShardedTensor.from_rank_offsets(name, one) for name, one in tensors.items()}
+    if sys.argv[1] == "load":
+        torch.save(dist_checkpointing.load({"model": state}, sys.argv[3])["model"], sys.argv[4])
+    else:
+        dist_checkpointing.save({"model": state, "iteration": 1}, sys.argv[3])
+if __name__ == "__main__":
+    main()
+"""
+
+
+@layout("Megatron, torch_dist", "megatron")
+def _megatron_core(where: Path, state: str) -> Made:
+    """`megatron.core.dist_checkpointing` saves and loads below an iteration, on gloo in one process."""
+    (where / "run" / "iter_0000001").mkdir(parents=True)
+    (where / "run" / "latest_checkpointed_iteration.txt").write_text("1")
+    model, tensors = _state_dict(state)
+    names = [EMBEDDING, *([HEAD] if state in ("untied", "diverged") else [])]
+    torch.save({name: tensors[name] for name in names}, where / "tensors")
+    (where / "script.py").write_text(MEGATRON)
+
+    def run(what: str) -> None:
+        words = [sys.executable, "-W", "ignore", "script.py", what, "tensors", "run/iter_0000001", "found"]
+        told = subprocess.run(words, cwd=where, check=False, capture_output=True, text=True, timeout=300)
+        assert told.returncode == 0, told.stderr
+
+    def load() -> Pair:
+        run("load")
+        found = torch.load(where / "found", weights_only=True)
+        return found[EMBEDDING], found.get(HEAD, found[EMBEDDING])
+
+    run("save")
+    return Made(where / "run", load, pair(model))
 
 
 @layout("TensorFlow", script=True)

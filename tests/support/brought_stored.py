@@ -281,24 +281,6 @@ def _mlx(where: Path, state: str) -> Made:
     return Made(where / "made", load, meant, near=0.2)
 
 
-@layout("speculators", "speculators", script=True)
-def _speculators(where: Path, state: str) -> Made:
-    """A nested config of eagle3 in its names; diverged has a reduced vocabulary without its map."""
-    model = tiny(tied=False)
-    embedding, head = pair(model)
-    rows = 64 if state in ("tied", "damaged") else 32
-    inner = {**model.config.to_dict(), "tie_word_embeddings": False}
-    config = {"speculators_model_type": "eagle3", "architectures": ["Eagle3Speculator"], "draft_vocab_size": rows,
-              "transformer_layer_config": inner}  # fmt: skip
-    where.mkdir(exist_ok=True)
-    (where / "config.json").write_text(json.dumps(config))
-    tensors = {"embed_tokens.weight": embedding.clone(), "lm_head.weight": head[:rows].clone()}
-    if state == "untied":
-        tensors["d2t"] = torch.arange(rows)
-    save_file(tensors, where / "model.safetensors", {"format": "pt"})
-    return Made(where)
-
-
 @layout("GGUF", "gguf xllamacpp", loads="xllamacpp transformers")
 def _gguf(where: Path, state: str) -> Made:
     """The library writes a Llama without or with a head; held against its source, and run by llama.cpp."""
@@ -377,6 +359,22 @@ def _onnx(where: Path, state: str) -> Made:
         return torch.tensor(onnxruntime.InferenceSession(path).run(None, {"ids": IDS.numpy()})[0])
 
     return Made(path, load, model(IDS).detach(), near=1e-4)
+
+
+@layout("ONNX, tables in Constant nodes", "onnx onnxruntime", loads="onnxruntime")
+def _onnx_nodes(where: Path, state: str) -> Made:
+    """The exported graph, each initializer made a node of the graph by the library's own helpers."""
+    import onnx
+
+    made = _onnx(where, state)
+    model = onnx.load(made.target)
+    nodes = [onnx.helper.make_node("Constant", [], [one.name], value=one) for one in model.graph.initializer]
+    rest = list(model.graph.node)
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.node.extend([*nodes, *rest])
+    onnx.checker.check_model(model)
+    onnx.save(model, made.target)
+    return made
 
 
 OPTIMUM = """

@@ -17,6 +17,7 @@ from tiecheck.records.artefacts import OnnxGraph
 from tiecheck.records.stored import Checkpoint, Shard
 
 MODEL_GRAPH, NODE, INITIALIZER, ATTRIBUTE = 7, 1, 5, 5
+TENSOR = 5
 SUBGRAPHS = (6, 11)
 """Fields of an attribute that are graphs (`If`, `Loop`)."""
 
@@ -155,16 +156,16 @@ class _Reader:
     def _node(self, start: int, end: int, depth: int) -> None:
         inputs: list[str] = []
         outputs: list[str] = []
-        kind = ""
+        kind, held = "", None
         for field, begin, stop in self.fields(start, end):
             if field in (1, 2):
                 (inputs if field == 1 else outputs).append(self.text(begin, stop))
             elif field == 4:
                 kind = self.text(begin, stop)
             elif field == ATTRIBUTE:
-                for inner, first, last in self.fields(begin, stop):
-                    if inner in SUBGRAPHS:
-                        self.graph(first, last, depth + 1)
+                held = self._attribute(begin, stop, depth) or held
+        if kind == "Constant" and held and outputs:
+            self._tensor(*held, outputs[0])
         if kind in VIEWS and inputs and outputs:
             self.views[outputs[0]] = self.views.get(inputs[0], inputs[0])
         elif kind == "Gather" and inputs:
@@ -172,8 +173,18 @@ class _Reader:
         elif kind in PRODUCTS and len(inputs) > 1:
             self.matrices.add(self.views.get(inputs[1], inputs[1]))
 
-    def _tensor(self, start: int, end: int) -> None:
-        """Read one initialiser: its sizes, and where its data lies; of packed numbers nothing is kept."""
+    def _attribute(self, start: int, end: int, depth: int) -> tuple[int, int] | None:
+        """Read the graphs of an attribute; return where its tensor lies."""
+        held = None
+        for inner, first, last in self.fields(start, end):
+            if inner in SUBGRAPHS:
+                self.graph(first, last, depth + 1)
+            elif inner == TENSOR:
+                held = (first, last)
+        return held
+
+    def _tensor(self, start: int, end: int, given: str = "") -> None:
+        """Read an initialiser, or what a node gives: its sizes, and where its data lies; of packed numbers nothing."""
         dims: list[int] = []
         kind, name, data, outside = 0, "", None, {}
         for field, begin, stop in self.fields(start, end):
@@ -190,7 +201,7 @@ class _Reader:
             elif field == 13:
                 pair = {key: self.text(first, last) for key, first, last in self.fields(begin, stop)}
                 outside[pair.get(1, "")] = pair.get(2, "")
-        self._place(name, kind, dims, data, outside)
+        self._place(given or name, kind, dims, data, outside)
 
     def _packed(self, start: int, end: int) -> list[int]:
         """Return packed numbers, of which a shape has few."""

@@ -87,7 +87,7 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
     named = model.data.get("transformers_weights")
     if whole and file and named is not None:
         yield from _named_elsewhere(model, named, file, names)
-    elif whole and file and file not in STANDARD_NAMES:
+    elif whole and file and file not in STANDARD_NAMES and "medusa_num_heads" not in model.data:  # loaded by others
         message = f"OSError: no file named {STANDARD_NAMES[0]} or {STANDARD_NAMES[2]}"
         why = f"{file} has no name that from_pretrained looks for: it finds no weights in the directory"
         mend = "none of its names is one of the class; convert it with the tool of those who made it."

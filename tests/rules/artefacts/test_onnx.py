@@ -54,7 +54,8 @@ def told(path: Path) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("external", [False, True])
 @pytest.mark.parametrize("rows", [32, 8])
 def test_a_folded_transpose_is_told(rows: int, external: bool, tmp_path: Path) -> None:
-    assert told(exported(tmp_path, external=external, rows=rows)) == [("TIE631", "warning")]
+    path = exported(tmp_path, external=external, rows=rows)
+    assert told(path) == [("TIE631", "warning")]
     assert told(exported(tmp_path, external=external, rows=rows, folded=False)) == []
     assert told(exported(tmp_path, external=external, rows=rows, tied=False)) == []
 
