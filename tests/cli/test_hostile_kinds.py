@@ -47,11 +47,13 @@ OWN = {
 """Kind -> what makes its own cases, which `test_hostile_targets.py` runs."""
 
 BUILDING = {"live-config", "load-outside"}
+LONG = BUILDING | {"mem-many-dicts", "mem-shard-aliases"}
+"""Kinds whose siblings take ten seconds and more."""
 SECONDS, MEBIBYTES, LIBRARIES = 12.0, 600, 1200
 """Processor seconds and memory of one process over all siblings of a kind, and what torch and transformers take."""
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in BUILDING)) for k in SIBLINGS])
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in LONG)) for k in SIBLINGS])
 def test_siblings_of_a_kind_are_told(tmp_path: Path, kind: str) -> None:
     due = dict(SIBLINGS[kind](tmp_path))
     options = next(iter(due.values())).options
@@ -276,7 +278,10 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+SAMPLE = {"cut", "deleted", "pipe", "index"}
+
+
+@pytest.mark.parametrize("change", [pytest.param(c, marks=[pytest.mark.slow] * (c not in SAMPLE)) for c in CHANGES])
 def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path, change: str) -> None:
     """Two shards, of which the second keeps the reader for a while: meanwhile the first one changes."""
     from hostile_targets import EMBED, HEAD, LLAMA, safetensors

@@ -252,7 +252,7 @@ def test_python_takes_a_module() -> None:
 
 def test_every_byte_is_the_same_under_every_hash_seed(models: Path, tmp_path: Path) -> None:
     outputs = set()
-    for seed in ("1", "2", "3"):
+    for seed in ("1", "2"):
         forms = ["-f", "text", "-f", f"json={tmp_path / 'out.json'}"]
         command = [sys.executable, "-m", "tiecheck", "inspect", str(models / OLMO[0]), *OLMO[1:], *forms]
         environment = {**os.environ, "PYTHONHASHSEED": seed}

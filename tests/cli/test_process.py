@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from lanes import sampled
 
 RUN = [sys.executable, "-m", "tiecheck"]
 UNPRINTABLE = "\x1b[31m\u202e\x07"
@@ -44,10 +45,13 @@ WAITS = {
     "busy": "all(i == 0 for i in iter(int, 1))",
     "caught": "try: time.sleep(60)\n        except Exception: time.sleep(60)",
 }
+ENDS = ((signal.SIGINT, 130), (signal.SIGTERM, 143))
 
 
-@pytest.mark.parametrize("wait", WAITS)
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status", "wait"),
+    sampled((*ENDS[(i + j) % 2], wait) for i, wait in enumerate(WAITS) for j in range(2)),
+)
 def test_signal_ends_it_within_a_second_and_cleanly(tmp_path: Path, number: int, status: int, wait: str) -> None:
     ready, report = tmp_path / "ready", tmp_path / "out.json"
     (tmp_path / "slow.py").write_text(SLOW.format(ready=str(ready), wait=WAITS[wait]))
@@ -70,7 +74,7 @@ def test_signal_ends_it_within_a_second_and_cleanly(tmp_path: Path, number: int,
     assert not report.exists()
 
 
-@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("wait", sampled(WAITS, 3))
 def test_a_build_has_the_time_of_its_target_and_no_more(tmp_path: Path, wait: str) -> None:
     ready = tmp_path / "ready"
     (tmp_path / "slow.py").write_text(SLOW.format(ready=str(ready), wait=WAITS[wait]))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from breaks import BREAKS, Group
 from broken import outcomes, row_of
+from lanes import sampled
 from states import WORDS, state_of
 from subjects import ClassCandidate, every
 from torch import nn
@@ -41,7 +42,7 @@ SAMPLE = [
 BAD = ("missed", "wrong kind", "false alarm")
 
 
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", sampled(SAMPLE))
 def test_every_break_of_a_class_is_found(name: str) -> None:
     found = [outcome for outcome, _ in outcomes(tied_model(animal(by_name(name))))]
     assert [outcome for outcome in found if outcome.word in BAD] == []

@@ -18,6 +18,7 @@ from harness.files import Layout
 from harness.members import Unprefixed
 from harness.oracle import Oracle
 from harness.saves import Save, pool, saved
+from lanes import sampled
 
 import tiecheck
 
@@ -55,7 +56,7 @@ def changes(save: Save, rng: random.Random, count: int) -> list[Any]:
     return rng.sample(drawn, min(count, len(drawn)))
 
 
-@pytest.mark.parametrize(("name", "model_type"), SAMPLE)
+@pytest.mark.parametrize(("name", "model_type"), sampled(SAMPLE))
 def test_a_changed_field_is_judged_as_transformers_5_loads_it(name: str, model_type: str, tmp_path: Path) -> None:
     rng = random.Random(name)
     save = saved(name, model_type)

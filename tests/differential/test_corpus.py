@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+from lanes import sampled
 from truth.corpus import CORPUS, Pairing, judged, lay_out, pairings
 from truth.run import Older
 
@@ -32,14 +33,14 @@ def not_asked(cell: dict) -> list[list[str]]:
     return [["unknown", "4.57 is asked in the slow lane"] for _ in cell["groups"]]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES))
 def test_a_pair_is_judged_as_transformers_5_loads_its_class(tmp_path: Path, name: str) -> None:
     for line in judged(pairing(name), tmp_path, not_asked):
         assert line.correct != "wrong", line.why
         assert line.fits != "no"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES))
 def test_a_pair_without_weights_is_unknown_and_says_why(tmp_path: Path, name: str) -> None:
     pair = pairing(name)
     lay_out(pair._replace(weight_map={}), tmp_path / "bare", different=False)

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from lanes import sampled
 from planner_asks import asks_of
 from planner_runs import agree, plans_of, total_bytes
 from subjects import ClassCandidate, every, make
@@ -89,7 +90,7 @@ def compared(candidate: ClassCandidate, model: Any) -> Counter[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "model_type"), [*SAMPLE, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS)]
+    ("name", "model_type"), [*sampled(SAMPLE), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS)]
 )
 def test_a_class_is_planned_alike(name: str, model_type: str) -> None:
     candidate = ClassCandidate(name, model_type, "")

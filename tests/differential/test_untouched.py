@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from lanes import sampled
 from subjects import VARIANTS, ClassCandidate, every
 from verdicts import row_of
 
@@ -50,7 +51,7 @@ def loud(row: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(("name", "model_type"), SAMPLE)
+@pytest.mark.parametrize(("name", "model_type"), sampled(SAMPLE))
 def test_a_class_as_it_is(name: str, model_type: str, variant: str) -> None:
     row = row_of(ClassCandidate(name, model_type, ""), variant)
     assert row["not_built"] is None

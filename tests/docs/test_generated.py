@@ -32,7 +32,9 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, env=HERE)
 
 
+@pytest.mark.slow
 def test_generated_files_are_up_to_date() -> None:
+    """In every run of `.ci/run` by the same command."""
     done = python("docs/generate.py", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == "everything generated is up to date\n", "every block was looked at"
@@ -45,7 +47,7 @@ def test_generated_files_are_up_to_date() -> None:
             "torch transformers accelerate",
             "accelerate, transformers and torch: fixed, gpt2, inspect, lanes, olmo, tree",
         ),
-        ("lightning", "lightning: inspect"),
+        pytest.param("lightning", "lightning: inspect", marks=pytest.mark.slow),
     ],
 )
 def test_without_the_live_extra_or_a_tool_all_but_a_few_are_looked_at(missing: str, told: str) -> None:

@@ -17,6 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 CONFIG = tomllib.loads((DOCS / "zensical.toml").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow  # `.ci/run` builds it
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("zensical", reason="it is of the docs extra")
     shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns(".site", ".cache", "__pycache__"))

@@ -86,7 +86,7 @@ def beside(folder: Path, draw: random.Random) -> None:
             (folder / "pytorch_model.bin").write_bytes(draw.randbytes(4))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed > 1)) for seed in range(4)])
 def test_drawn_directories(tmp_path: Path, seed: int, parsed: list[str]) -> None:
     draw = random.Random(seed)
     known = [(values(draw), draw.choice([True, True, False, None])) for _ in range(12)]

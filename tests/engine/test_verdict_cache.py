@@ -121,7 +121,7 @@ def touch(folder: Path, draw: random.Random) -> None:
         os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed > 0)) for seed in range(3)])
 def test_drawn_changes_are_seen(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     folders = [Path(folder) for folder in drawn_fleet(tmp_path / "fleet", 40, seed)]
@@ -162,7 +162,7 @@ def test_another_installation_asks_anew(tmp_path: Path, parsed: list[str], monke
     verdict_cache._build.cache_clear()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed > 1)) for seed in range(6)])
 def test_a_damaged_file_is_as_if_it_were_not_there(tmp_path: Path, cache_file: Path, seed: int) -> None:
     draw = random.Random(seed)
     targets = list(drawn_fleet(tmp_path / "fleet", 10, seed))

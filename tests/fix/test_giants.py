@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from disks import mounted_disk
 from fix_giants import content_of, fix_apart, kill_everywhere, linked, write_giant
+from lanes import sampled
 
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError
 from tiecheck.fix.run import FixOptions, fix_target
 
 
-@pytest.mark.parametrize("sharded", [True, False], ids=["sharded", "one file"])
+@pytest.mark.parametrize("sharded", sampled([True, False]))
 def test_a_kill_at_each_write_loses_nothing(sharded: bool, tmp_path: Path) -> None:
     write_giant(tmp_path / "pristine", 1 << 20, sharded=sharded, sparse=sharded)
     ends = kill_everywhere(tmp_path / "pristine", tmp_path)

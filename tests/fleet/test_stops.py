@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from disks import mounted_disk
 from fleets import deadly_workers, drawn_fleet, rows_of, run_fleet
+from lanes import sampled
 
 from tiecheck.fleet.engines import local
 from tiecheck.fleet.run import EnginePlace, tally_rows
@@ -84,8 +85,10 @@ def some_written(table: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["here", "processes"])
-@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("ending", "workers"),
+    sampled([(".jsonl", ()), (".jsonl", ("--workers", "2")), (".parquet", ("--workers", "2")), (".parquet", ())]),
+)
 def test_a_killed_driver_is_taken_up(tmp_path: Path, workers: tuple[str, ...], ending: str) -> None:
     drawn_fleet(tmp_path / "fleet", 1500, seed=22)
     table = tmp_path / f"out{ending}"

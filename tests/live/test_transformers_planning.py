@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lanes import sampled
 from transformers import modeling_utils
 from zoo import animal
 
@@ -80,7 +81,7 @@ def memories(total: int) -> list[dict[int | str, int]]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("name", "model_type"), CLASSES)
+@pytest.mark.parametrize(("name", "model_type"), sampled(CLASSES))
 def test_the_map_is_that_of_from_pretrained(name, model_type, dtype, tmp_path, monkeypatch):
     cls = saved(name, model_type, tmp_path, dtype)
     config = read_config(str(tmp_path))

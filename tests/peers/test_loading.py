@@ -89,7 +89,7 @@ def load_older(some: list[Cell], where: Path) -> list[list[list[str]]]:
     return [json.loads(line)["outcomes"] for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("Qwen2VL")) for n in SAMPLE])
 def test_transformers_5_loads_as_foretold(tmp_path: Path, name: str) -> None:
     some = [(cell, load(cell.plain())) for cell in cells(animal(by_name(name)), tmp_path)]
     counts, wrong = judged(some, "5")
