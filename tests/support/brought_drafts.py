@@ -135,9 +135,10 @@ def _consolidated(where: Path, state: str) -> Made:
     model = tiny(tied=state in ("tied", "damaged"))
     tensors = {}
     for name, tensor in model.state_dict().items():
+        renamed = name
         for theirs, ours in MISTRAL.items():
-            name = name.replace(theirs, ours)  # noqa: PLW2901
-        tensors[name.removeprefix("model.")] = tensor.clone()
+            renamed = renamed.replace(theirs, ours)
+        tensors[renamed.removeprefix("model.")] = tensor.clone()
     if state in ("tied", "damaged"):
         del tensors["output.weight"]
     save_file(tensors, where / "consolidated.safetensors")
