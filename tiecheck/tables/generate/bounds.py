@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from tiecheck.tables.generate.asked_class import AskedClass
 from tiecheck.tables.generate.classes import class_candidates, resolve_classes
 from tiecheck.tables.generate.config_states import config_kind
 from tiecheck.tables.generate.configs import Level
 from tiecheck.tables.generate.perturb import Field, Perturber, SlowClassError
 from tiecheck.tables.generate.probe import Probe
-from tiecheck.tables.generate.sizes import own_levels, parts_of
+from tiecheck.tables.generate.sizes import held_in, parts_of
 
 POINTERS = re.compile(r"(?:^|_)(?:id|idx|index)$")
 """Keys of the fields that may point at a row."""
@@ -41,17 +42,49 @@ def table_bounds(asked: Perturber, levels: list[Level]) -> list[Row]:
     return found
 
 
+def left_bounds(told: list[AskedClass]) -> list[AskedClass]:
+    """Return classes without the rows of which a model inside tells."""
+    rows = {one[:2]: [row for row in one.refused if row[1] == "<"] for one in told}
+    left = []
+    for one in told:
+        inside = [
+            [before + field, word, [[before + others[0][0], None]]]
+            for _, level, *part in one.parts
+            for before in (f"{level}." if level else "",)
+            for field, word, others in rows.get((part[0], part[1]), ())
+        ]
+        left.append(one._replace(refused=[row for row in one.refused if row not in inside]))
+    return left
+
+
 def bounds_of_kinds() -> dict[str, list[list[str]]]:
-    """Return by config class what `table_bounds` tells of its classes: pairs of a field and the number of rows."""
+    """Return by config class what its classes tell, and the models inside them: pairs of a field and the rows."""
     found: dict[str, set[tuple[str, str]]] = {}
-    for candidate in class_candidates():
-        with contextlib.suppress(Exception):  # a class may not build by default
-            model_class, config_class = resolve_classes(candidate)
-            asked = Perturber(Probe(model_class, config_class, {}))
-            levels = own_levels(asked.levels, parts_of(asked.model, asked.owners))
-            pairs = {(field, others[0][0]) for field, _, others in table_bounds(asked, levels)}
-            found.setdefault(config_kind(config_class), set()).update(pairs)
+    for _, kind, _, rows in bounds_of_classes():
+        found.setdefault(kind, set()).update((field, others[0][0]) for field, _, others in rows)
     return {kind: sorted(map(list, pairs)) for kind, pairs in found.items() if pairs}
+
+
+def bounds_of_classes() -> Iterator[tuple[str, str, list[list[str]], list[Row]]]:
+    """Yield each class, and each model inside one: its config class, its parts, and what it tells of all its config."""
+    todo, done = dict[tuple[str, str], tuple[Any, Any]](), set[tuple[str, str]]()
+    for candidate in class_candidates():
+        with contextlib.suppress(AttributeError, ImportError):
+            model_class, config_class = resolve_classes(candidate)
+            todo[candidate.class_name, config_kind(config_class)] = model_class, config_class
+    while todo:
+        key, classes = todo.popitem()
+        done.add(key)
+        with contextlib.suppress(Exception):  # a class may not build by default
+            asked = Perturber(Probe(*classes, {}))
+            parts = []
+            for part in parts_of(asked.model, held_in(asked.model.config, asked.levels)):
+                module = asked.model.get_submodule(part.prefix)
+                inside = type(module).__name__, config_kind(type(module.config))
+                parts.append([part.prefix, ".".join(part.level), *inside])
+                if inside not in done:
+                    todo[inside] = type(module), type(module.config)
+            yield *key, parts, table_bounds(asked, asked.levels)
 
 
 def _pointers(asked: Perturber, level: Level) -> Iterator[Field]:

@@ -87,7 +87,7 @@ def own_levels(levels: list[Level], parts: tuple[InnerModel, ...]) -> list[Level
 
 def sizes_of(asked: Perturber) -> Sizes:
     """Perturb what no part of a class speaks for; of a task on a base model of its config, what that lacks."""
-    parts = tuple(p for p in parts_of(asked.model, _held(asked.model.config, asked.levels)) if _alone(asked.model, p))
+    parts = tuple(p for p in parts_of(asked.model, held_in(asked.model.config, asked.levels)) if _alone(asked.model, p))
     mine = own_levels(asked.levels, parts)
     told = Sizes(parts, (), (), other_names(asked.model), own_modules(asked.model, parts))
     if not (mine or model_declarations(asked.model)):
@@ -158,7 +158,7 @@ def _ask(changes: SizeChanges, parts: tuple[InnerModel, ...], mine: list[Level])
         changes.switches({Field((), "id2label", -1, None): {str(number): f"l{number}" for number in range(7)}})
 
 
-def _held(config: Any, levels: list[Level]) -> dict[Level, Any]:
+def held_in(config: Any, levels: list[Level]) -> dict[Level, Any]:
     """Return the config objects that a built model's config holds, by their levels."""
     found = {}
     for level in levels:

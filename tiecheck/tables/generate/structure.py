@@ -19,7 +19,7 @@ from typing import Any
 from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.__main__ import library_version
 from tiecheck.tables.generate.asked_class import AskedClass, Told, tensor_names
-from tiecheck.tables.generate.bounds import bounds_of_kinds, table_bounds
+from tiecheck.tables.generate.bounds import bounds_of_kinds, left_bounds, table_bounds
 from tiecheck.tables.generate.build import is_older_line
 from tiecheck.tables.generate.classes import class_candidates, resolve_classes
 from tiecheck.tables.generate.config_states import (
@@ -107,7 +107,7 @@ def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[A
         inside[name] = type(module), type(module.config)
         parts.append([part.prefix, ".".join(part.level), *name])
     refused, switches = [list(one) for one in sizes.refused], switches_of(asked, sizes)
-    refused += table_bounds(asked, own_levels(asked.levels, sizes.parts))
+    refused += table_bounds(asked, asked.levels)
     found = AskedClass(*key, parts, _plain(sizes.witnesses), refused, sizes.aliases, list(sizes.own))
     return found._replace(switches=switches), inside
 
@@ -277,7 +277,7 @@ def write_structure(arguments: list[str] | None = None) -> int:
         written.setdefault(kind, {})["b"] = pairs
     if not is_older_line():
         options.kept.mkdir(exist_ok=True)
-        told = [sound_sizes(one) for one in told_classes(options.kept / "classes.jsonl")]
+        told = left_bounds([sound_sizes(one) for one in told_classes(options.kept / "classes.jsonl")])
         used.write_text(json.dumps({kind: sorted(names) for kind, names in used_fields(told).items()}))
         refusals = refusals_of(options.kept / "refused.json")
         save_written(options.kept / "written.jsonl")
