@@ -44,6 +44,7 @@ def test_options_stand_before_the_command_word_as_well(option: click.Option, nam
     ("typed", "said"),
     [
         (["-v", "chekc", "."], "did you mean check?"),
+        (["--jsn", "."], "No such option: --jsn; did you mean -f json?"),
         (["-v", "list-rules"], "did you mean rule?"),
         ([".", "fix", "--apply"], "'fix' is a command and comes first: tiecheck fix ..."),
         (["check", ".", "--apply"], "No such option: --apply; it is an option of `tiecheck fix`"),

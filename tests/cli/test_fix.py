@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 def run(*words: object, code: int, answer: str | None = None) -> str:
     result = CliRunner().invoke(cli, ["fix", *map(str, words), "--isolated"], input=answer)
     assert result.exit_code == code, result.output
-    return result.output
+    return re.sub(r"\n  (?=\S)", " ", result.output)  # as it was before it was wrapped
 
 
 @pytest.fixture
@@ -92,7 +92,9 @@ def test_a_word_that_is_not_on_offer_is_an_error(broken: Path) -> None:
     assert "--choose unitied is not on offer here; what is: tied, untied" in told
     run(broken, "--choose", "untied", "--apply", code=0)
     assert run(broken, "--choose", "untied", "--apply", code=0) == "nothing to fix\n"
-    assert run(broken, "--choose", "unitied", code=0) == "--choose unitied decides nothing here\nnothing to fix\n"
+    assert run(broken, "--choose", "apart", code=0) == "--choose apart decides nothing here\nnothing to fix\n"
+    assert "--choose unitied is no word of a fix; did you mean untied?" in run(broken, "--choose", "unitied", code=2)
+    assert "is no word of a fix; a finding that offers some" in run(broken, "--choose", "foo", code=2)
 
 
 @pytest.mark.parametrize("chosen", ["tied", "untied"])

@@ -12,7 +12,7 @@ from torch import nn
 import tiecheck
 from tiecheck.cli.main import cli
 from tiecheck.config.options import Config
-from tiecheck.engine.status import unused_classes
+from tiecheck.engine.status import unjudged_contracts
 
 PAIR = ("lm_head.weight", "wte.weight")
 
@@ -66,12 +66,18 @@ def test_a_class_of_the_file_that_no_target_has_is_told(tmp_path: Path, monkeypa
     assert "class Base of" not in result.stderr
 
 
-def test_a_class_of_a_file_that_no_live_target_has_is_told() -> None:
-    ties = {"MyGPT": (PAIR,), "Other": (("a.weight", "b.weight"),), "Empty": ()}
+def test_a_class_of_a_file_that_no_target_was_held_to_is_told(models: Path) -> None:
+    ties = {"MyGPT": (PAIR,), "my.LlamaForCausalLM": (("a.weight", "b.weight"),), "Empty": ()}
     told = Config(ties=ties, ties_from="pyproject.toml")
-    report = tiecheck.check(gpt(tied=True))
-    assert unused_classes(report, told) == ("MyGPT", "Other")  # nobody promised there
-    assert unused_classes(report._replace(targets=()), told) == ()  # nothing live was looked at
+    nobody = [f"no target has the class {name} of pyproject.toml" for name in ties if name != "Empty"]
+    assert list(unjudged_contracts(tiecheck.check(gpt(tied=True)), told)) == nobody  # nobody promised there
+    stored = tiecheck.check(models / "llama-healthy-tied")
+    assert list(unjudged_contracts(stored, told)) == [
+        nobody[0],
+        "my.LlamaForCausalLM is not held to its contract in pyproject.toml: --live builds what that takes",
+    ]
+    for nothing in (tiecheck.check(models / "nowhere"), tiecheck.check(__file__), stored._replace(targets=())):
+        assert not [*unjudged_contracts(nothing, told)]  # no model was looked at
 
 
 def test_a_star_stands_for_one_part_of_a_name() -> None:

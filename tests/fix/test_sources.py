@@ -19,7 +19,7 @@ from tiecheck.cli.main import cli
 def fix(*words: object, code: int = 0) -> str:
     result = CliRunner().invoke(cli, ["fix", *map(str, words), "--isolated"])
     assert result.exit_code == code, result.output
-    return result.output
+    return re.sub(r"\n  (?=\S)", " ", result.output)  # as it was before it was wrapped
 
 
 def codes(path: Path) -> tuple[str, ...]:

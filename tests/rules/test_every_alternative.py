@@ -13,7 +13,7 @@ from fix_file_subjects import file_subjects
 from fix_subjects import subjects
 from mend_subjects import SUBJECTS
 
-from tiecheck.records.edits import Edit
+from tiecheck.records.edits import CHOICES, Edit
 from tiecheck.rules.base import Draft
 from tiecheck.rules.registry import all_rules
 from tiecheck.source.reading import parse_source
@@ -82,6 +82,12 @@ def tabled() -> Iterator[str]:
 
 EXECUTED = {*tabled(), *NAMED}
 ALTERNATIVES = {f"{code} {word(edit.choice)}": None for code, edit in offered()}
+
+
+def test_a_word_that_chooses_an_edit_is_a_known_one() -> None:
+    """`fix --choose` refuses what is neither known nor a name with a dot."""
+    edits = [edit for _, edit in offered() if any(step.kind != "run-python" for step in edit.steps)]
+    assert {word(edit.choice) for edit in edits} <= {"NAME", "FILE", *CHOICES}
 
 
 def test_the_rules_have_many() -> None:

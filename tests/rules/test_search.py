@@ -87,6 +87,13 @@ def test_everyday_words_lead_somewhere_sensible() -> None:
             search_rules(sentence)
 
 
+def test_what_people_wrote_leads_to_a_right_rule_among_the_first_three() -> None:
+    """Titles and complaints of threads, written down with the rules that are right before they were asked for."""
+    lines = Path(__file__).with_name("complaints.tsv").read_text(encoding="utf-8").splitlines()
+    missed = [said for said, due in (line.split("\t") for line in lines) if not set(due.split()) & {*codes(said)[:3]}]
+    assert len(missed) <= len(lines) / 4, missed
+
+
 def own_messages() -> list[tuple[str, str]]:
     found = [(rule, draft) for rule in all_rules() for case in rule.cases() for draft in drafts(rule, case)]
     return [(" ".join(changed(draft.message, random.Random(draft.message))), rule.code) for rule, draft in found]

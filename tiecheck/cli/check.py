@@ -159,10 +159,10 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         report = assemble_report(_told_progress(run(targets, config), targets, style))
     write_reports(report, outputs, style)
     if config.ties:
-        from tiecheck.engine.status import unused_classes
+        from tiecheck.engine.status import unjudged_contracts
 
-        for name in unused_classes(report, config):
-            click.echo(f"no target has the class {name} of {config.ties_from}", err=True)
+        for told in unjudged_contracts(report, config):
+            click.echo(told, err=True)
     tell_left_fixes(targets)
     if not config.recursive:
         tell_unjudged_models(report)

@@ -88,35 +88,38 @@ def ask_user(finding: Finding) -> Edit | None:
 
 def show_outcome(outcome: FixOutcome, place: str) -> int:
     """Print what was or would be done, and return the exit status."""
-    from tiecheck.render.lines import escaped
-
-    lines = [outcome.recovered] if outcome.recovered else []
-    lines += [f"{finding.code} {finding.name}: {edit.choice}" for finding, edit in outcome.chosen]
-    lines += outcome.plan.diff().splitlines() if outcome.plan is not None else []
-    lines += [f"{finding.code} {finding.name}: left, {reason}" for finding, reason in outcome.left]
-    lines += [f"not kept: {reason}" for reason in outcome.undone]
-    lines += [f"stays: {what}" for what in outcome.stays]
-    click.echo("\n".join(escaped(line) for line in (*lines, _end(outcome, place))))
+    told = [outcome.recovered] if outcome.recovered else []
+    told += [f"{finding.code} {finding.name}: {edit.choice}" for finding, edit in outcome.chosen]
+    left = [f"{finding.code} {finding.name}: left, {reason}" for finding, reason in outcome.left]
+    left += [f"not kept: {reason}" for reason in outcome.undone]
+    left += [f"stays: {what}" for what in outcome.stays]
+    show_change(told, "" if outcome.plan is None else outcome.plan.diff(), [*left, _end(outcome, place)])
     return 1 if outcome.left or outcome.stays or (outcome.chosen and not outcome.written) else 0
 
 
 def show_sources(outcome: SourceOutcome, place: str) -> int:
     """Print what was or would be done to sources, and return the exit status."""
-    from tiecheck.render.lines import escaped
 
     def where(finding: Finding) -> str:
         first = finding.locations[0]
         return f"{finding.code} {finding.name} ({first.path}:{first.line})"
 
-    lines = [f"{where(finding)}: {edit.choice}" for finding, edit in outcome.chosen]
-    lines += outcome.diff.splitlines()
-    lines += [f"{where(finding)}: left, {reason}" for finding, reason in outcome.left]
+    told = [f"{where(finding)}: {edit.choice}" for finding, edit in outcome.chosen]
+    left = [f"{where(finding)}: left, {reason}" for finding, reason in outcome.left]
     if outcome.chosen:
-        lines.append(f"fixed: {place}" if outcome.written else "nothing is written; --apply does it in place")
+        left.append(f"fixed: {place}" if outcome.written else "nothing is written; --apply does it in place")
     else:
-        lines.append("nothing is changed" if outcome.left else "nothing to fix")
-    click.echo("\n".join(map(escaped, lines)))
+        left.append("nothing is changed" if outcome.left else "nothing to fix")
+    show_change(told, outcome.diff, left)
     return 1 if outcome.left or (outcome.chosen and not outcome.written) else 0
+
+
+def show_change(told: list[str], diff: str, left: list[str]) -> None:
+    """Print a change between the sentences on it, which are wrapped."""
+    from tiecheck.render.lines import Line, write_lines
+
+    before, after = ([Line(text, 0, 2) for text in texts] for texts in (told, left))
+    write_lines([*before, *(Line(text, whole=True) for text in diff.splitlines()), *after], None, sys.stdout)
 
 
 def _end(outcome: FixOutcome, place: str) -> str:

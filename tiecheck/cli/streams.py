@@ -101,10 +101,12 @@ class PlainCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            known = [name for parameter in self.get_params(ctx) for name in parameter.opts if name.startswith("--")]
-            ours = OPTIONS.get(error.option_name)
-            near = [ours] if ours else near_words(error.option_name, known)
-            elsewhere = "" if ours else _command_with(ctx, error.option_name)
+            known = {name: name for parameter in self.get_params(ctx) for name in parameter.opts}
+            known |= {name: ours for name, ours in OPTIONS.items() if ours[:1] != "-" or ours.split()[0] in known}
+            typed = error.option_name
+            bare = {name.lstrip("-"): ours for name, ours in known.items()}
+            near = [known[typed]] if typed in known else [bare[name] for name in near_words(typed.lstrip("-"), bare)]
+            elsewhere = "" if typed in known else _command_with(ctx, typed)
             hint = f"; it is an option of `{elsewhere}`" if elsewhere else f"; did you mean {near[0]}?" if near else ""
             raise click.UsageError(f"No such option: {error.option_name}{hint}", ctx) from error
 

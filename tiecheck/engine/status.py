@@ -210,17 +210,19 @@ def unkept_promises(facts: Facts, config: Config) -> Iterator[str]:
             yield f"the ties= name what the model lacks: {listed(claim.missing)}"
 
 
-def unused_classes(report: Report, config: Config) -> tuple[str, ...]:
-    """Return the classes of a configuration file's contract that no live target of a run has."""
-    live = [target for target in report.targets if "live" in target.layers]
-    if not live or config.ties_from == GIVEN:
-        return ()
-    promised = [tie.names for target in live for tie in target.ties if config.ties_from in tie.declared_by]
-    return tuple(
-        name
-        for name, groups in config.ties.items()
-        if groups and not any(_within(group, names) for group in groups for names in promised)
-    )
+def unjudged_contracts(report: Report, config: Config) -> Iterator[str]:
+    """Yield a sentence for each class of a configuration file's contract that no model of a run was held to."""
+    models = [target for target in report.targets if target.layers and target.type != "source"]
+    if not models or config.ties_from == GIVEN:
+        return
+    promised = [tie.names for target in models for tie in target.ties if config.ties_from in tie.declared_by]
+    stored = {target.architecture for target in models if "live" not in target.layers}
+    for name, groups in config.ties.items():
+        if groups and not any(_within(group, names) for group in groups for names in promised):
+            if name.rpartition(".")[2] in stored:
+                yield f"{name} is not held to its contract in {config.ties_from}: --live builds what that takes"
+            else:
+                yield f"no target has the class {name} of {config.ties_from}"
 
 
 def _within(group: tuple[str, ...], names: tuple[str, ...]) -> bool:

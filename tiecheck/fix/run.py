@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
-from tiecheck.errors import TargetError, UsageError
+from tiecheck.errors import TargetError, UsageError, near_words
 from tiecheck.fix import refusals, writing
 from tiecheck.fix.plan import FixPlan, make_plan
 from tiecheck.fix.verdicts import HIDING, Chosen, Heard, hear_loads, hold_against
-from tiecheck.records.edits import COMMIT, WORK, Edit, file_edits
+from tiecheck.records.edits import CHOICES, COMMIT, WORK, Edit, file_edits
 from tiecheck.records.record import Record
 from tiecheck.records.report import Finding, TargetReport, at_least
 from tiecheck.rules.registry import check_codes
@@ -133,13 +133,20 @@ def choose_edits(
 
 
 def refuse_word(word: str | None, told: Iterable[tuple[Finding, object]]) -> None:
-    """Raise a `UsageError`, with the words on offer, for a word that no finding has, but `tied` and `untied`."""
-    if word in DECISIONS:
-        return  # what has no such fix is left, and told
-    findings = [finding for finding, _ in told]
-    offered = dict.fromkeys(edit.choice for finding in findings for edit in finding.edits if edit.when is not None)
-    if word is not None and offered and word not in {e.choice for finding in findings for e in finding.edits}:
+    """Raise a `UsageError` for a word that no finding has, with those on offer, and for one that no fix ever has.
+
+    What has no fix of `tied` or `untied` is left, and told.
+    """
+    edits = [edit for finding, _ in told for edit in finding.edits]
+    if word is None or word in {*DECISIONS, *(edit.choice for edit in edits)}:
+        return
+    if offered := dict.fromkeys(edit.choice for edit in edits if edit.when is not None):
         raise UsageError(f"--choose {word} is not on offer here; what is: {', '.join(offered)}")
+    if "." not in word and word not in CHOICES:
+        near = [f"did you mean {choice}?" for choice in near_words(word, CHOICES)]
+        raise UsageError(
+            f"--choose {word} is no word of a fix; {''.join(near) or 'a finding that offers some names them'}"
+        )
 
 
 def _choice(finding: Finding, options: FixOptions, ask: Ask | None) -> Edit | str:

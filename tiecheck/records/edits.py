@@ -66,6 +66,14 @@ class TensorChange(Record):
     """Key that the tensors stand below, and shall not (pickles); empty where there is none."""
 
 
+CHOICES = (
+    *("tied", "untied", "apart", "weight", "removed", "declared", "shared", "stored", "listed", "rows", "named"),
+    *("renamed", "moved", "stripped", "unwrapped", "begun", "drawn", "mapped", "method", "one-each", "passed"),
+    "source",
+)
+"""Words of the edits of files and sources; besides them stand names of files and tensors, which have a dot."""
+
+
 class Edit(Record):
     """One way to fix a finding, out of several."""
 

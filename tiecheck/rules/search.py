@@ -115,42 +115,34 @@ def _runs(text: str) -> frozenset[tuple[str, ...]]:
 def _by_words(text: str, rules: tuple[type[Rule], ...]) -> tuple[str, ...]:
     """Return the codes of the rules whose texts have the words of a symptom, the likeliest first (BM25 over stems).
 
-    A word counts by how rare it is, a word of like meaning for less; a rule counts that has two of the words, or half.
+    A word counts by how rare it is; a rule counts that has two of the words, or half.
     """
     texts = _word_counts(rules)
     asked, scores, met = set(_stems(text)), dict.fromkeys(texts, 0.0), Counter[str]()
     often = Counter(word for counts in texts.values() for word in counts)
     length = sum(counts.total() for counts in texts.values()) / len(texts)
-    for word in asked:
-        alike = {other: 0.6 for group in _ALIKE if word in group for other in group} | {word: 1.0}
-        for code, counts in texts.items():
-            found = 0.0
-            for other in alike.keys() & counts.keys():
-                rare = math.log(1 + (len(texts) - often[other] + 0.5) / (often[other] + 0.5))
-                much = counts[other] * 2.2 / (counts[other] + 0.3 + 0.9 * counts.total() / length)
-                found = max(found, alike[other] * rare * much)
-            scores[code] += found
-            met[code] += found > 0
+    for code, counts in texts.items():
+        for word in asked & counts.keys():
+            rare = math.log(1 + (len(texts) - often[word] + 0.5) / (often[word] + 0.5))
+            scores[code] += rare * counts[word] * 3 / (counts[word] + 0.5 + 1.5 * counts.total() / length)
+            met[code] += 1
     enough = [code for code in texts if met[code] > 1 or met[code] * 2 > len(asked)]
     return tuple(sorted(enough, key=lambda code: (-scores[code], code))[:SHOWN])
 
 
 @cache
 def _word_counts(rules: tuple[type[Rule], ...]) -> dict[str, Counter[str]]:
-    """Return the stems of each rule's name, text and messages, and of the symptoms that lead to it first."""
+    """Return the stems of each rule's name, text and messages."""
     texts = {
         rule.code: f"{f'{rule.name} {rule.summary} ' * 3}{rule.__doc__} {' '.join(rule.messages)}" for rule in rules
     }
-    for symptom in read_symptoms():
-        for code in symptom.codes.split()[:2]:
-            if code in texts:
-                texts[code] += f" {symptom.says} {symptom.when}"
     return {code: Counter(_stems(text)) for code, text in texts.items()}
 
 
 def _stem(word: str) -> str:
-    """Return a word without the endings that a sentence gives it: merging, merged and merge are one."""
-    for ending in ("ization", "isation", "ations", "ation", "ingly", "ings", "ing", "edly", "ed", "es", "ly", "s", "e"):
+    """Return a word without the endings that a sentence gives it, spelt one way: merging, merged and merge are one."""
+    word = re.sub(r"iz(?=[aei])", "is", word)
+    for ending in ("isation", "ations", "ation", "ingly", "ings", "ing", "edly", "ed", "es", "ly", "s", "e"):
         if word.endswith(ending) and len(word) - len(ending) > 2:
             word = word.removesuffix(ending)
             break
@@ -172,22 +164,6 @@ _COMMON = frozenset(
     )
 )
 """Words that lead nowhere."""
-
-_ALIKE = tuple(
-    frozenset(map(_stem, words.split()))
-    for words in (
-        "garbage gibberish nonsense repeat random",
-        "big bigger large larger size twice duplicate disk",
-        "wrong broken bad worse",
-        "lose lost miss missing drop",
-        "error raise crash fail",
-        "new add token resize",
-        "ema average copy deepcopy",
-        "initialize initialise random",
-        "memory oom",
-    )
-)
-"""Words that people say for the same thing."""
 
 
 def plain_text(text: str) -> str:
