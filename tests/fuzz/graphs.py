@@ -46,9 +46,20 @@ def _tensor(draw: Draw, name: str, odd: float) -> bytes:
     return b"".join((*dims, _field(draw, 2, kind), _text(draw, 8, name), *data))
 
 
+def _table(draw: Draw, name: str, odd: float) -> bytes:
+    """A tensor among the initialisers, or one that a `Constant` node gives, mostly under its name and once."""
+    tensor = _tensor(draw, name if draw.chance(0.9) else "", odd)
+    if draw.chance(0.6):
+        return _field(draw, 5, tensor)
+    held = _text(draw, 1, "value") + _field(draw, 5, tensor) * (2 if draw.chance(0.05) else 1)
+    node = _text(draw, 2, name) * draw.choice((1, 1, 1, 1, 0, 2)) + _text(draw, 4, "Constant")
+    attribute = _field(draw, 5, held if draw.chance(0.95) else draw.randbytes(9))
+    return _field(draw, 1, node + attribute if draw.chance(0.9) else attribute + node)
+
+
 def _graph(draw: Draw, odd: float, depth: int = 0) -> bytes:
     names = [draw.choice(("wte", "head", "w")) if draw.chance(0.9) else draw.word() for _ in range(3)]
-    fields = [_field(draw, 5, _tensor(draw, name, odd)) for name in names]
+    fields = [_table(draw, name, odd) for name in names]
     for kind, inputs in (("Gather", names[:2]), ("MatMul", ["x", *names[1:]]), ("If", [])):
         node = b"".join(_text(draw, 1, one) for one in inputs) + _text(draw, 4, kind)
         if depth < 12 and draw.chance(0.3 if depth else 0.1):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from brought_layouts import Made, layout, pair, saved, tiny
 from safetensors.torch import load_file, save_file
 from vllm_loads import vllm_loads
@@ -111,15 +112,25 @@ def _medusa(where: Path, state: str) -> Made:
     return Made(draft, load, meant)
 
 
-@layout("MTP", script=True)
+@layout("MTP", script=True, loads="vllm")
 def _mtp(where: Path, state: str) -> Made:
-    """A draft layer with embedding and head once more; a diverged copy of the head is stale."""
-    path, model = saved(where / "model", "untied" if state == "untied" else "tied")
+    """A GLM whose draft layer has embedding and head once more; untied lacks them, diverged has stale ones."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 32, "head_dim": 32,
+             "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "n_routed_experts": 2,
+             "num_experts_per_tok": 1, "first_k_dense_replace": 0}  # fmt: skip
+    model = transformers.Glm4MoeForCausalLM(transformers.Glm4MoeConfig(**sizes, tie_word_embeddings=False))
+    model.save_pretrained(where)
     embedding, head = pair(model)
-    config = json.loads((path / "config.json").read_text()) | {"num_nextn_predict_layers": 1}
-    stale = head + (0.1 if state == "diverged" else 0)
-    more = {"model.layers.1.embed_tokens.weight": embedding, "model.layers.1.shared_head.head.weight": stale}
-    return Made(_write(path, config, load_file(path / "model.safetensors") | more))
+    ones = {f"{name}.weight": torch.ones(64) for name in ("enorm", "hnorm", "shared_head.norm")}
+    copies = {"embed_tokens.weight": embedding, "shared_head.head.weight": head}
+    more = ones | {"eh_proj.weight": torch.ones(64, 128)}
+    more |= {name: one + (state == "diverged") for name, one in copies.items() if state != "untied"}
+    stored = load_file(where / "model.safetensors")
+    stored |= _layer(stored, "model.layers.1.") | {f"model.layers.1.{name}": one for name, one in more.items()}
+    _write(where, json.loads((where / "config.json").read_text()) | {"num_nextn_predict_layers": 1}, stored)
+    names = "model.embed_tokens.weight model.layers.1.shared_head.head.weight"
+    return Made(where, _by_vllm(names, where, method="mtp"), (embedding, head))
 
 
 MISTRAL = {"model.embed_tokens": "tok_embeddings", "lm_head": "output", "self_attn.q_proj": "attention.wq",

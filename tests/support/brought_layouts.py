@@ -437,19 +437,20 @@ def _megatron_core(where: Path, state: str) -> Made:
 
 @layout("TensorFlow", script=True)
 def _tensorflow(where: Path, state: str) -> Made:
-    """The signature of HDF5 and no more: what is in it is not looked at."""
-    where.mkdir(exist_ok=True)
+    """The signature of HDF5 and no more, beside a config: what is in it is not looked at."""
+    saved(where, state)
+    (where / "model.safetensors").unlink()
     (where / "tf_model.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + state.encode() * 99)
     return Made(where)
 
 
 @layout("Flax", "flax")
 def _flax(where: Path, state: str) -> Made:
-    """The library writes it; its own reader gives back what is there."""
+    """The library writes it beside a config; its own reader gives back what is there."""
     from flax import serialization
 
     model, tensors = _state_dict(state)
-    where.mkdir(exist_ok=True)
+    saved(where, state)[0].joinpath("model.safetensors").unlink()
     (where / "flax_model.msgpack").write_bytes(serialization.to_bytes({n: t.numpy() for n, t in tensors.items()}))
 
     def load() -> Pair:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import torch
 import transformers
 from brought_layouts import EMBEDDING, FIVE, HEAD, IDS, Made, Pair, layout, pair, saved, tiny, whole, words
 from rule_failures import set_flag
-from safetensors.torch import load_file, save_file
 
 AUTO = transformers.AutoModelForCausalLM
 
@@ -191,14 +189,14 @@ def _fp8(where: Path, state: str) -> Made:
     return _compressed(where, state, {"targets": "Linear", "scheme": "FP8_DYNAMIC"})
 
 
-@layout("GPTQ", "gptqmodel")
-def _gptq(where: Path, state: str) -> Made:
-    """gptqmodel over drawn ids; the head of an untied model is quantised, and diverged has its flag true again."""
-    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+def _gptqmodel(where: Path, state: str, backend: str, *, head: bool, **how: Any) -> Made:
+    """gptqmodel over drawn ids; the head of an untied model may be quantised, diverged has its flag true again."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # on two cores it takes one, and wants two
+    from gptqmodel import GPTQModel, QuantizeConfig
 
     path, _ = saved(where / "plain", "untied" if state == "diverged" else state)
     words(path)
-    asked = QuantizeConfig(bits=4, group_size=32, lm_head=state in ("untied", "diverged"))
+    asked = QuantizeConfig(bits=4, group_size=32, lm_head=head and state in ("untied", "diverged"), **how)
     model = GPTQModel.load(str(path), asked)
     ids = [[(7 * n + m * m) % 60 for m in range(32)] for n in range(8)]
     model.quantize([{"input_ids": one, "attention_mask": [1] * 32} for one in ids], batch_size=1)
@@ -208,29 +206,21 @@ def _gptq(where: Path, state: str) -> Made:
     meant = AUTO.from_pretrained(path).eval()(IDS).logits.detach()
 
     def load() -> torch.Tensor:
-        found = GPTQModel.load(str(where / "made"), backend=BACKEND.TORCH, device="cpu")
+        found = GPTQModel.load(str(where / "made"), backend=backend, device="cpu")
         return found.model(IDS).logits.detach().float()
 
-    return Made(where / "made", load, meant, near=0.3)
+    return Made(where / "made", load, meant, {} if head else FIVE, near=0.3)
 
 
-@layout("AWQ", script=True)
+@layout("GPTQ", "gptqmodel")
+def _gptq(where: Path, state: str) -> Made:
+    return _gptqmodel(where, state, "torch", head=True)
+
+
+@layout("AWQ", "gptqmodel")
 def _awq(where: Path, state: str) -> Made:
-    """The names and shapes of AutoAWQ's GEMM; no load is run here."""
-    path, _ = saved(where / "made", state)
-    tensors = load_file(path / "model.safetensors")
-    config = json.loads((path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}
-    (path / "config.json").write_text(json.dumps(config))
-    quantised = [name for name in tensors if "_proj" in name] + [HEAD] * (state in ("untied", "diverged"))
-    for name in quantised:
-        rows, module = tensors.pop(name), name.removesuffix(".weight")
-        width, out = rows.shape[1], rows.shape[0]
-        tensors[f"{module}.qweight"] = torch.randint(-(2**31), 2**31 - 1, (width, out // 8), dtype=torch.int32)
-        tensors[f"{module}.qzeros"] = torch.zeros(width // 32, out // 8, dtype=torch.int32)
-        tensors[f"{module}.scales"] = torch.ones(width // 32, out).half()
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    return Made(path)
+    """The head stays plain: of one that is to be quantised gptqmodel 7.7 loses the zeros, and raises."""
+    return _gptqmodel(where, state, "torch_awq", head=False, quant_method="awq", format="gemm")
 
 
 @layout("bitsandbytes, 8 bits", "bitsandbytes", loads="transformers bitsandbytes")

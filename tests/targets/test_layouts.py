@@ -47,6 +47,14 @@ KNOWN = [
     (("tf_model.h5",), "TensorFlow"),
     (("saved_model.pb", "variables/"), "TensorFlow"),
     (("model_index.json", "unet/", "vae/"), "diffusers"),
+    (("tf_model-00001-of-00002.h5", "tf_model.h5.index.json"), "TensorFlow"),
+    (("flax_model-00001-of-00002.msgpack", "flax_model.msgpack.index.json"), "Flax"),
+    (("openvino_model.xml", "openvino_model.bin"), "OpenVINO"),
+    (("model.weights.h5",), "Keras"),
+    (("rank0.engine",), "TensorRT-LLM"),
+    (("model.tflite",), "LiteRT"),
+    (("model.mlpackage/",), "Core ML"),
+    (("model.pte",), "ExecuTorch"),
 ]
 
 
@@ -71,12 +79,15 @@ def test_weights_that_are_read_go_first(beside: str, tmp_path: Path) -> None:
     assert tiecheck.check(fill(tmp_path, beside)).targets[0].status == "pass"
 
 
-def test_a_config_beside_other_weights_is_told_as_a_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "what"), [("flax_model.msgpack", "Flax"), ("tf_model.h5", "TensorFlow")])
+def test_a_config_beside_other_weights_is_refused_and_still_builds(name: str, what: str, tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    report = tiecheck.check(fill(tmp_path, "flax_model.msgpack")).targets[0]
-    assert (report.status, report.reason) != ("pass", None)
-    assert "Flax" in (report.reason or "")
+    report = tiecheck.check(fill(tmp_path, name)).targets[0]
+    assert [what in error.message for error in report.errors] == [True]
+    if name == "tf_model.h5":
+        built = tiecheck.check(tmp_path, live=True).targets[0]
+        assert (what in (built.reason or ""), built.status, "live" in built.layers) == (True, "unknown", True)
 
 
 @pytest.mark.parametrize(("name", "what"), [("model.nemo", "NeMo"), ("__0_0.distcp", "DCP"), (".metadata", "DCP"),
@@ -90,9 +101,25 @@ def test_a_run_of_deepspeed_is_no_folder_of_sources(tmp_path: Path) -> None:
     step = "checkpoint-10/global_step10/mp_rank_00_model_states.pt"
     run = fill(tmp_path, "checkpoint-10/zero_to_fp32.py", "checkpoint-10/config.json", step)
     (error,) = tiecheck.check(run).errors
-    assert "--recursive" in error.message
+    assert "checkpoint-10 is a checkpoint of DeepSpeed" in error.message
     (run / "train.py").write_text("x = 1\n")
     assert tiecheck.check(run).targets[0].type == "source"
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_steps_of_a_run_are_named_below_it_and_each_for_itself(beside: bool, tmp_path: Path) -> None:
+    steps = ("out/step-1/.metadata", "out/step-1/optimizer_0/.metadata", "out/step-2/pytorch_model_fsdp_0/.metadata")
+    fill(tmp_path, *steps, "out/step-2/optimizer_0/.metadata")
+    if beside:
+        llama().save_pretrained(tmp_path / "whole")
+    (error,) = tiecheck.check(tmp_path).errors
+    assert (f"{tmp_path}/out/step-1 is a distributed checkpoint" in error.message) is not beside
+    assert ("--recursive" in error.message) is beside
+    reports = [tiecheck.check(one).targets[0] for one in targets_below(str(tmp_path), recursive=True)]
+    told = {os.path.relpath(one.target, tmp_path): one.errors[0].message if one.errors else "" for one in reports}
+    assert set(told) == {"out/step-1", "out/step-2", *(["whole"] if beside else [])}
+    assert "DCP" in told["out/step-1"]
+    assert "FSDP" in told["out/step-2"]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -163,8 +190,22 @@ def test_a_pipeline_stands_for_its_text_models(tmp_path: Path) -> None:
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae/config.json").write_text('{"_class_name": "AutoencoderKL"}')
     os.mkfifo(tmp_path / "scheduler")
+    llama().save_pretrained(tmp_path / "safety_checker")  # as its config has it, it names a class of its own
+    index = {"text_encoder": ["transformers", "CLIP"], "safety_checker": ["stable_diffusion", "X"], "x": None}
+    for text in ("", "[1]", json.dumps(index)):
+        (tmp_path / "model_index.json").write_text(text)
+        for below in (False, True):
+            found = list(targets_below(str(tmp_path), recursive=below))
+            parts = ["text_encoder"] if text.startswith("{") else ["safety_checker", "text_encoder"]
+            assert found == [str(tmp_path / name) for name in parts]
     (report,) = tiecheck.check(tmp_path).targets
     assert (report.target, report.status) == (str(tmp_path / "text_encoder"), "pass")
+
+
+def test_the_other_modules_of_sentence_transformers_are_no_models(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "root")
+    fill(tmp_path, "root/modules.json", "root/1_Pooling/config.json", "root/2_Dense/model.safetensors")
+    assert list(targets_below(str(tmp_path), recursive=True)) == [str(tmp_path / "root")]
 
 
 def test_recursive_judges_every_model_below(tmp_path: Path) -> None:

@@ -208,6 +208,8 @@ def _read(
     none = refused
     if checkpoint is None and not none:
         layout = layout_word(_listed(folder))
+        if layout and not config.wants_live:
+            raise TargetError(f"{folder} is {layout}", folder)
         none = f"it is {layout}" if layout else "there are no weights of a whole model in the directory"
     return {
         "folder": folder,

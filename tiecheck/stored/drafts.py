@@ -5,7 +5,10 @@ speculators 0.9 (`models/utils.py`) and medusa-llm 0.1. EAGLE 1 and 2 borrow emb
 head of its own, of `draft_vocab_size` rows, and with fewer than the target's the map `d2t` of its ids; SGLang takes the
 head from the target only where the config has no `draft_vocab_size`. GLM and DeepSeek store embedding and head once
 more in the draft layer, as `model.layers.N.embed_tokens` and `model.layers.N.shared_head.head`, equal to the model's
-own; LongCat the embedding as `model.mtp.embed_tokens`.
+own; LongCat the embedding as `model.mtp.embed_tokens`. vLLM 0.32 (`_maybe_share_embeddings`, `_maybe_share_lm_head`)
+puts the model's own in their place, but for the embedding in pipeline stages; SGLang 0.5.23 passes them over
+(`glm4_moe.py`, `deepseek_weight_loader.py`); llama.cpp reads `nextn.embed_tokens` and `nextn.shared_head_head` where
+its graph has the layer (ggml-org/llama.cpp#25980).
 """
 
 from __future__ import annotations

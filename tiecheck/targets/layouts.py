@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ class Layout(Record):
     """The tool that makes a checkpoint of it that is read; empty where there is no such tool."""
 
 
+ROOTS = frozenset({"model_index.json", "modules.json"})
+"""Files that make a folder the root of a pipeline, or of a model of sentence-transformers."""
+
 LAYOUTS = (
     Layout(r"model_index\.json", "a pipeline of diffusers without a text encoder", ""),
     Layout(r"zero_to_fp32\.py|.*zero_pp_rank_.*\.pt|global_step\d+", "a checkpoint of DeepSpeed", "zero_to_fp32.py"),
@@ -41,6 +45,12 @@ LAYOUTS = (
         r"tf_model\.h5(\.index\.json)?", "a checkpoint of TensorFlow", "from_pretrained of transformers 4 (from_tf)"
     ),
     Layout(r"saved_model\.pb", "a model of TensorFlow", ""),
+    Layout(r".*\.(keras|weights\.h5)", "a model of Keras", ""),
+    Layout(r"openvino_.*\.xml", "a model of OpenVINO", ""),
+    Layout(r"rank\d+\.engine", "an engine of TensorRT-LLM", ""),
+    Layout(r".*\.(tflite|litertlm)", "a model of LiteRT", ""),
+    Layout(r".*\.(mlpackage|mlmodelc)", "a model of Core ML", ""),
+    Layout(r".*\.pte", "a program of ExecuTorch", ""),
 )
 """Layouts without weights that are read, the surer signs first."""
 
@@ -51,7 +61,7 @@ def layout_of(names: list[str], weights: list[str]) -> str | None:
         return None
     for layout in LAYOUTS:
         sign = next((name for name in sorted(names) if re.fullmatch(layout.sign, name)), None)
-        if sign is not None and (not weights or "CTranslate2" in layout.what):
+        if sign is not None and bool(weights) == ("CTranslate2" in layout.what):
             way = f"; {layout.way} makes one that is" if layout.way else ""
             return f"{layout.what} ({sign}), which is not read{way}"
     return None
@@ -80,18 +90,41 @@ def folder_walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
 def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> list[str]:
     """Return every model, GGUF and ONNX file below a directory, each for itself; the directory where there is none.
 
-    A tree of too many folders is a `TargetError`: to judge some of its models would be taken for all.
+    A layout that is not read is one too, and is named where it is judged; inside it, and beside the components of a
+    root, nothing is a model of its own. A tree of too many folders is a `TargetError`: to judge some of its models
+    would be taken for all.
     """
     found: list[str] = []
     for seen, (folder, folders, names) in enumerate(folder_walk(text)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if seen >= FOLDERS:
             raise TargetError(f"{text} holds more than {FOLDERS:,} folders; name the folders of your models", text)
-        files = _lone_files(folder, names)
-        if ("config.json" in names and not files) or "adapter_config.json" in names or weights(names):
+        root = not ROOTS.isdisjoint(names)
+        files = model_parts(folder, [*folders, *names] if root else names)
+        whole = ("config.json" in names and not files) or "adapter_config.json" in names or weights(names)
+        layout = None if files else layout_of([*folders, *names], weights(names))
+        if root or layout:
+            folders.clear()
+        if whole or layout:
             found.append(folder)
-        found += [os.path.join(folder, name) for name in files]
+        found += files
     return found or [text]
+
+
+def told_below(text: str, weights: Callable[[list[str]], list[str]]) -> str | None:
+    """Return what to say of a directory without a model of its own, by what lies below it; None where nothing does."""
+    below = [place for place in models_below(text, weights) if place != text]
+    words = [layout_of(names, weights(names)) for names in map(_names, below)]
+    if below and None not in words:
+        return f"{text} holds no model that is read: {below[0]} is {words[0]}"
+    more = "holds models in folders of its own; name them, e.g."
+    return f"{text} {more} {text.rstrip('/')}/*, or use --recursive" if below else None
+
+
+def _names(folder: str) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)
+    return []
 
 
 def model_parts(text: str, names: list[str]) -> list[str]:
@@ -100,8 +133,9 @@ def model_parts(text: str, names: list[str]) -> list[str]:
     Its GGUF and ONNX files (of a model in parts the first), the components with a text model of a diffusers root, or
     the transformer below a root of sentence-transformers.
     """
-    if "model_index.json" in names or "modules.json" in names:
-        below = [os.path.join(text, name) for name in sorted(names)]
+    if not ROOTS.isdisjoint(names):
+        foreign = _foreign_parts(os.path.join(text, "model_index.json"))
+        below = [os.path.join(text, name) for name in sorted(names) if name not in foreign]
         return [path for path in below if _names_a_class(os.path.join(path, "config.json"))]
     return [os.path.join(text, name) for name in _lone_files(text, names)]
 
@@ -127,10 +161,21 @@ def _stays(folder: str, name: str) -> bool:
 
 def _names_a_class(path: str) -> bool:
     """Tell whether a config names a class of transformers, as those of a pipeline's other parts do not."""
-    if not os.path.isfile(path):  # a pipe would keep us waiting
-        return False
-    try:
-        with open(path, "rb") as file:
-            return b'"architectures"' in file.read(1 << 20)
-    except OSError:
-        return False
+    return b'"architectures"' in _beginning(path)
+
+
+def _foreign_parts(path: str) -> set[str]:
+    """Return the components of a pipeline whose classes are diffusers' own, as a safety checker's."""
+    with contextlib.suppress(ValueError, RecursionError):
+        told = json.loads(_beginning(path))
+        if isinstance(told, dict):
+            return {name for name, one in told.items() if isinstance(one, list) and one[:1] == ["stable_diffusion"]}
+    return set()
+
+
+def _beginning(path: str) -> bytes:
+    with contextlib.suppress(OSError):
+        if os.path.isfile(path):  # a pipe would keep us waiting
+            with open(path, "rb") as file:
+                return file.read(1 << 20)
+    return b""

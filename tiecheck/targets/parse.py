@@ -40,9 +40,13 @@ NO_MODEL = (
     "zero_pp_rank",
     "bf16_zero_pp_rank",
     "common.pt",
+    "openvino_",
+    "tf_model.",
+    "flax_model.",
 )
 """Beginnings of what trainers leave beside a model, or in place of one; none of it is the model (transformers 5.23
-`trainer.py`, accelerate 1.15; `adapters.` of mlx-lm; the options in a distributed checkpoint of Megatron)."""
+`trainer.py`, accelerate 1.15; `adapters.` of mlx-lm; the options in a distributed checkpoint of Megatron; weights and
+indexes of other frameworks)."""
 ATTRIBUTE = r"(?P<place>.+):(?P<attribute>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
 MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
@@ -196,11 +200,10 @@ def _directory(text: str) -> Target:
         raise TargetError(f"{text} is a folder of the hub's cache; name one of its snapshots: {_snapshot(text)}", text)
     if _holds_source(text):
         return Target(text, "source", text, None)
-    below = [os.path.join(text, name, told) for name in names for told in ("config.json", ADAPTER_CONFIG)]
-    if any(map(os.path.isfile, below)):
-        raise TargetError(
-            f"{text} holds models in folders of its own; name them, e.g. {text.rstrip('/')}/*, or use --recursive", text
-        )
+    from tiecheck.targets.layouts import told_below
+
+    if below := told_below(text, whole_weights):
+        raise TargetError(below, text)
     raise TargetError(f"{text} holds no config.json and no weights that are known by their ending", text)
 
 

@@ -94,7 +94,7 @@ def test_a_stale_copy_in_a_draft_layer_is_told(moved: str | None, tied: bool, tm
         layer[moved][5] += 1
     tensors |= {f"model.layers.1.{name}": tensor for name, tensor in layer.items()}
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    assert told(tmp_path) == ["warning"] * bool(moved)
+    assert told(tmp_path) == ["info"] * bool(moved)  # vLLM and SGLang put the model's own in its place
     assert told(tmp_path, values="never") == []
 
 
@@ -212,4 +212,4 @@ def test_the_embedding_of_longcats_draft_layer_is_the_models(moved: bool, tmp_pa
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["model.mtp.embed_tokens.weight"] = tensors["model.embed_tokens.weight"] + moved
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    assert told(tmp_path) == ["warning"] * moved
+    assert told(tmp_path) == ["info"] * moved
