@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,33 @@ def make_model(tmp_path: Path):
         return tmp_path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory):
+    """Make something once for all workers of a run: the first that asks makes it, and it is kept as JSON."""
+    import fcntl
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def found(name: str, make: Callable[[], Any]) -> Any:
+        kept = shared / f"{name}.json"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                kept.write_text(json.dumps(make()))
+        return json.loads(kept.read_text())
+
+    return found
+
+
+@pytest.fixture
+def two_seeds(once) -> list[dict[str, Any]]:
+    """What the parts of `seeded` say under two hash seeds."""
+    from seeded import under_seed
+
+    return once("two-seeds", lambda: [under_seed(seed) for seed in (0, 1)])
 
 
 @pytest.fixture

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -152,7 +155,7 @@ SERVED: dict[str, dict[str, Answer]] = {
         "longer": lambda c, _: _sent(c, b"200 OK\r\ncontent-length: 2", b"{}" + b"x" * 100_000),
         "shorter": lambda c, _: _sent(c, b"200 OK\r\ncontent-length: 100000", b"{}"),
         "chunks": lambda c, _: _sent(c, b"200 OK\r\ntransfer-encoding: chunked", *[CHUNK] * 9000),
-        "inflates": lambda c, _: _sent(c, b"200 OK\r\ncontent-encoding: gzip\r\nconnection: close", BOMB),
+        "inflates": lambda c, _: _sent(c, b"200 OK\r\ncontent-encoding: gzip\r\nconnection: close", bomb()),
         "file": lambda c, _: _sent(c, b"302 x\r\ncontent-length: 0\r\nlocation: file:///etc/hostname"),
         "elsewhere": lambda c, _: _sent(c, b"302 x\r\ncontent-length: 0\r\nlocation: http://127.0.0.2:1/?token=secret"),
         "headers": lambda c, _: _sent(c, b"200 OK\r\n" + b"\r\n".join(b"x%d: " % i + b"a" * 900 for i in range(9000))),
@@ -162,7 +165,17 @@ SERVED: dict[str, dict[str, Answer]] = {
     },
 }  # fmt: skip
 CHUNK = b"10000\r\n" + b" " * 65536 + b"\r\n"
-BOMB = __import__("gzip").compress(bytes(400 << 20), 6)
+
+
+def bomb() -> bytes:
+    """Return 400 MiB of zeros under gzip: 100 times the same block."""
+    packed, zeros = zlib.compressobj(wbits=-15), bytes(4 << 20)
+    block = packed.compress(zeros) + packed.flush(zlib.Z_FULL_FLUSH)
+    checksum = functools.reduce(lambda found, _: zlib.crc32(zeros, found), range(100), 0)
+    return HEAD_OF_GZIP + block * 100 + packed.flush() + struct.pack("<II", checksum, 400 << 20)
+
+
+HEAD_OF_GZIP = b"\x1f\x8b\x08" + bytes(6) + b"\xff"
 
 
 @contextlib.contextmanager

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
-import sys
 
 import pytest
-from older import ROOT
 from planner_models import ENTANGLED, declared_entangled, entangled, random_model
 from planner_runs import plans_of
+from seeded import under_seed
 
 from tiecheck.placement.planners.plans import groups_under_seed, plan_under_seeds
 from tiecheck.placement.planners.running import PlannerCase, plan_again, run_planner
 from tiecheck.records.placement import Ask, Seeds
 
 ASK = Ask("sequential", ENTANGLED)
-
-
-def really(seed: int) -> dict[str, dict[str, int | str]]:
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/support/planner_seeds.py")],
-        env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": str(seed), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
 
 
 def told_of(module, tool: str, count: int, ask: Ask = ASK) -> Seeds:
@@ -46,10 +31,10 @@ def ours(module, tool: str, seed: int) -> dict[str, int | str]:
     return dict(plan_again(case, ran, groups=groups).plan.device_map)
 
 
-def compare(tried: int) -> dict[str, list[str]]:
+def compare(reals: list[dict[str, dict[str, int | str]]]) -> dict[str, list[str]]:
+    """What we say of seeds from 0 on against the planners really run under them; return their maps."""
     maps: dict[str, list[str]] = {"accelerate": [], "transformers": []}
-    for seed in range(tried):
-        real = really(seed)
+    for seed, real in enumerate(reals):
         for tool, module in (("accelerate", entangled()), ("transformers", declared_entangled())):
             found = ours(module, tool, seed)
             assert found == real[tool], (tool, seed)
@@ -57,14 +42,14 @@ def compare(tried: int) -> dict[str, list[str]]:
     return maps
 
 
-def test_the_planners_under_two_seeds():
-    maps = compare(2)
+def test_the_planners_under_two_seeds(two_seeds):
+    maps = compare([said["planners"] for said in two_seeds])
     assert len(set(maps["accelerate"])) == 2
 
 
 @pytest.mark.slow
 def test_finding_3_the_map_depends_on_the_hash_seed():
-    maps = compare(8)
+    maps = compare([under_seed(seed, ["planners"])["planners"] for seed in range(8)])
     assert len(set(maps["accelerate"])) == 7
     assert len(set(maps["transformers"])) > 1
     for tool, module in (("accelerate", entangled()), ("transformers", declared_entangled())):

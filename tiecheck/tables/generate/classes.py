@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
+
+BASE = "PreTrainedModel"
+"""How the name of a class ends that others are made from, and nobody saves."""
 
 
 class ClassCandidate(NamedTuple):
@@ -60,6 +65,9 @@ def unmapped_classes(known: set[str], packages: Iterable[str] = ()) -> Iterator[
         for module in sorted(m.name for m in pkgutil.iter_modules(folder) if m.name.startswith("modeling_")):
             if module.startswith(("modeling_tf_", "modeling_flax_")):
                 continue
+            listed = Path(*folder, f"{module}.py").read_text(encoding="utf-8").rpartition("__all__ =")[2]
+            if known.issuperset(n for n in re.findall(r"""["'](\w+)["']""", listed) if not n.endswith(BASE)):
+                continue  # an import takes long, and most modules have nothing that is not mapped
             try:
                 loaded = importlib.import_module(f"transformers.models.{package}.{module}")
             except ImportError:
@@ -69,7 +77,7 @@ def unmapped_classes(known: set[str], packages: Iterable[str] = ()) -> Iterator[
                 if class_name in known or not isinstance(found, type) or not issubclass(found, base):
                     continue
                 config_class = getattr(found, "config_class", None)
-                if config_class is not None and not class_name.endswith("PreTrainedModel"):
+                if config_class is not None and not class_name.endswith(BASE):
                     yield getattr(config_class, "model_type", "") or "", class_name, loaded.__name__
 
 
