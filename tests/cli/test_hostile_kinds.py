@@ -294,20 +294,34 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 SAMPLE = {"cut", "deleted", "pipe", "index"}
 
 
-@pytest.mark.parametrize("change", [pytest.param(c, marks=[pytest.mark.slow] * (c not in SAMPLE)) for c in CHANGES])
-def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path, change: str) -> None:
-    """Two shards, of which the second keeps the reader for a while: meanwhile the first one changes."""
-    from hostile_targets import EMBED, HEAD, LLAMA, safetensors
+@pytest.fixture(scope="module")
+def two_large_shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Of 256 MiB each, without holes; what changes one copies it before."""
+    from hostile_targets import EMBED, HEAD, safetensors
 
-    rows = 1 << 20
-    entry = {"dtype": "F32", "shape": [rows, 64], "data_offsets": [0, rows * 256]}
-    placed(tmp_path, "model", **{"config.json": LLAMA | {"vocab_size": rows, "hidden_size": 64}})
+    folder, size = tmp_path_factory.mktemp("shards"), 1 << 28
     for name, tensor in (("a", EMBED), ("b", HEAD)):
-        file = tmp_path / "model" / f"{name}.safetensors"
-        file.write_bytes(safetensors({tensor: entry}))
-        with file.open("ab") as stream:
+        entry = {"dtype": "F32", "shape": [ROWS, 64], "data_offsets": [0, size]}
+        (folder / f"{name}.safetensors").write_bytes(safetensors({tensor: entry}))
+        with (folder / f"{name}.safetensors").open("ab") as stream:
             for _ in range(16):
-                stream.write(b"\1" * (rows * 16))
+                stream.write(b"\1" * (size // 16))
+    yield folder
+    shutil.rmtree(folder)
+
+
+ROWS = 1 << 20
+
+
+@pytest.mark.parametrize("change", [pytest.param(c, marks=[pytest.mark.slow] * (c not in SAMPLE)) for c in CHANGES])
+def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path, two_large_shards: Path, change: str) -> None:
+    """Two shards, of which the second keeps the reader for a while: meanwhile the first one changes."""
+    from hostile_targets import EMBED, HEAD, LLAMA
+
+    placed(tmp_path, "model", **{"config.json": LLAMA | {"vocab_size": ROWS, "hidden_size": 64}})
+    for name in ("a.safetensors", "b.safetensors"):
+        own = name == "a.safetensors" and change in {"cut", "grown"}
+        (shutil.copy if own else os.link)(two_large_shards / name, tmp_path / "model" / name)
     index = {"metadata": {}, "weight_map": {EMBED: "a.safetensors", HEAD: "b.safetensors"}}
     (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
 

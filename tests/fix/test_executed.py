@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from older import run_older
 import tiecheck
 from tiecheck.config.options import Config
 from tiecheck.fix.run import FixOptions, fix_target
+from tiecheck.live.rehearsal import Rehearser, rehearse
 from tiecheck.records.edits import edit_words
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.registry import all_rules
@@ -129,6 +132,11 @@ def test_what_was_fixed_is_loaded_by_4_57_too(tmp_path: Path) -> None:
     assert wrong == NOT_BY_OLDER, told.stderr
 
 
+def rehearsed_here() -> Any:
+    """Rehearse in this process: the next test has one of its own, which imports the library anew."""
+    return mock.patch.object(Rehearser, "rehearse", lambda _, directory: rehearse(directory))
+
+
 def test_it_is_rehearsed(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "llama-flag-lost", tmp_path / "model")
     outcome = fix_target(str(tmp_path / "model"), Config(), FixOptions("tied", to=str(tmp_path / "fixed")))
@@ -147,7 +155,8 @@ def test_a_fix_that_another_had_hidden_is_told_as_the_next(tmp_path: Path) -> No
     ((finding, told),) = outcome.left
     assert finding.code == "TIE112"
     assert told == "its fix shows now, and is another step: Set tie_word_embeddings to true."
-    assert fix_target(str(tmp_path), Config(), FixOptions(apply=True)).left == ()
+    with rehearsed_here():
+        assert fix_target(str(tmp_path), Config(), FixOptions(apply=True)).left == ()
 
 
 def test_a_load_that_raises_as_before_is_told(models: Path, tmp_path: Path) -> None:
@@ -155,7 +164,8 @@ def test_a_load_that_raises_as_before_is_told(models: Path, tmp_path: Path) -> N
     shutil.copytree(models / "llama-flag-lost", tmp_path / "model")
     config = tmp_path / "model" / "config.json"
     config.write_text(config.read_text().replace('"default"', '"nobody knows it"'))
-    outcome = fix_target(str(tmp_path / "model"), Config(), FixOptions("tied", apply=True))
+    with rehearsed_here():
+        outcome = fix_target(str(tmp_path / "model"), Config(), FixOptions("tied", apply=True))
     assert outcome.written
     (told,) = outcome.stays
     assert re.match(r"transformers 5\S+ raises, as before: ", told)

@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
+from lanes import sampled
 from rule_failures import gpt2, llama
 from survival_table import PUBLISHED, TOLD_OTHERWISE, cells_of
 from tie_kinds import KINDS, Pair, Param
@@ -62,7 +63,7 @@ def state_of(model: nn.Module) -> list[Any]:
     return [[(name, id(t), t.data_ptr(), t.requires_grad, id(t.grad)) for name, t in named], bytes_, model.training]
 
 
-@pytest.mark.parametrize("build", [llama, gpt2, Param], ids=["llama", "gpt2", "plain"])
+@pytest.mark.parametrize("build", sampled([llama, gpt2, Param]), ids=["llama", "gpt2", "plain"])
 def test_the_users_model_comes_back_equal_by_bytes_and_identity(build: Callable[[], Any]) -> None:
     model = build()
     model.train()
@@ -82,7 +83,7 @@ def test_the_users_model_comes_back_equal_by_bytes_and_identity(build: Callable[
     assert not any(row.lost for row in ran if row.operation in ("save-pretrained", "torch-save-state", "pickled"))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", sampled(range(3)))
 def test_whatever_is_drawn_comes_back_and_no_file_is_written(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -342,9 +342,10 @@ def test_what_fails_a_model(project: pytest.Pytester, arguments: list[str], fail
     )
 
 
-def test_live_builds_the_class(project: pytest.Pytester) -> None:
+def test_live_builds_the_class(project: pytest.Pytester, models: Path) -> None:
+    tiecheck.check(models / "llama-healthy-tied", live=True)  # imports what it builds with, as above
     arguments = ("--tiecheck=models/llama-healthy-tied", "--tiecheck-select", "TIE3", "--tiecheck-live")
-    run_apart(project, *arguments).assert_outcomes(passed=1)
+    run(project, *arguments).assert_outcomes(passed=1)
 
 
 def test_a_pass_with_skips_or_notes_can_be_read(project: pytest.Pytester) -> None:
@@ -448,7 +449,7 @@ def test_a_models_folder_is_no_folder_of_tests(planted, form: list[str], more: l
     form = [word.format(folder) for word in form]
     tests = project.mkdir("tests")
     (tests / "test_own.py").write_text("def test_own(): pass")
-    for arguments in ([*form, *more], [*more, *form]):
+    for arguments in ([*form, *more], [*more, *form])[: 2 if more else 1]:
         result = run_apart(project, *arguments)
         assert not trace.exists()
         if form[0] == "--tiecheck":
