@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from lanes import sampled
 
 from tiecheck.fleet.engines import local
 from tiecheck.fleet.run import EnginePlace, tally_rows
+
+ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 @pytest.fixture
@@ -114,8 +117,7 @@ def rows_of_lines(path: Path) -> list[bytes]:
     return [line for line in path.read_bytes().splitlines() if line.startswith(b'{"row":"model"')]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["here", "processes"])
+@pytest.mark.parametrize(("number", "workers"), sampled(product(ENDS, [(), ("--workers", "2")]), 3))
 def test_a_signal_stops_with_everything_written(tmp_path: Path, number: int, workers: tuple[str, ...]) -> None:
     drawn_fleet(tmp_path / "fleet", 1500, seed=23)
     table = tmp_path / "out.jsonl"

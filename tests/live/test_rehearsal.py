@@ -7,7 +7,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,20 @@ def llama(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[Rehearser]:
+    """Another process of this interpreter, one for all tests: its imports are what takes the time."""
+    with Rehearser(sys.executable) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def older() -> Iterator[Rehearser]:
+    """A process of transformers 4.57."""
+    with Rehearser(older_python()) as started:
+        yield started
 
 
 def head_alone(tensors: dict[str, torch.Tensor]) -> None:
@@ -102,9 +116,9 @@ def test_twenty_drawn_classes_are_rehearsed_as_4_57_loads_them(tmp_path: Path) -
     assert found == {}
 
 
-def test_another_interpreter_says_the_same(llama: Callable[..., Path]) -> None:
+def test_another_interpreter_says_the_same(llama: Callable[..., Path], other: Rehearser) -> None:
     path = str(llama(head_alone))
-    told = rehearse(path, python=sys.executable)
+    told = other.rehearse(path)
     assert told == rehearse(path)
     assert told.groups == ((HEAD, EMBEDDING),)
     assert told.by_name[EMBEDDING].stored == (HEAD,)
@@ -204,17 +218,12 @@ def test_weights_outside_of_the_directory_are_not_read(llama: Callable[..., Path
     assert "outside the target directory, and is not read" in told.unsure
 
 
-@pytest.mark.parametrize("where", ["here", "a child", pytest.param("older", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("where", ["here", "other", pytest.param("older", marks=pytest.mark.slow)])
 def test_what_a_directory_asks_for_besides_is_refused_and_named(
     llama: Callable[..., Path], tmp_path: Path, where: str, request: pytest.FixtureRequest
 ) -> None:
     """By the bounds of `rehearse_bounds`, in this process and in a child of an interpreter."""
-    python = {"here": lambda: None, "a child": lambda: sys.executable, "older": older_python}[where]()
-    asked = rehearse
-    if python is not None:  # one interpreter for all: its imports are what takes the time
-        other = Rehearser(python)
-        request.addfinalizer(other.close)
-        asked = other.rehearse
+    asked = rehearse if where == "here" else request.getfixturevalue(where).rehearse
     detr = {"architectures": ["DetrForObjectDetection"], "model_type": "detr", "use_timm_backbone": False}
     detr |= {"backbone_config": None, "use_pretrained_backbone": False}
     outside = llama()
@@ -279,11 +288,12 @@ def test_an_interpreter_that_cannot_answer_is_a_reason(llama: Callable[..., Path
     assert rehearse(path, python=str(hung), timeout=0.5).unsure == "the rehearsal was not done in 0.5 seconds"
 
 
-def test_an_interpreter_answers_one_directory_after_the_other(llama: Callable[..., Path]) -> None:
-    with Rehearser(sys.executable) as other:
-        first = other.rehearse(str(llama()))
-        second = other.rehearse(str(llama(tie_word_embeddings="false")))
+def test_an_interpreter_answers_one_directory_after_the_other(llama: Callable[..., Path], other: Rehearser) -> None:
+    path = str(llama())
+    first, nobodys = other.rehearse(path), other.rehearse(path, class_name="NobodysModel")
+    second = other.rehearse(str(llama(tie_word_embeddings="false")))
     assert first.raised is None
+    assert "has no class NobodysModel" in (nobodys.unsure or "")
     assert second.raised is not None
 
 

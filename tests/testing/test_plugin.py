@@ -213,15 +213,17 @@ class TestClass:
     run(pytester, "--strict-markers").assert_outcomes(passed=3)
 
 
-@pytest.mark.parametrize(
-    ("mark", "says"),
-    [
-        ("selct=['TIE1']", "@pytest.mark.tiecheck has no 'selct'; did you mean 'select'?"),
-        ("fail='info'", "@pytest.mark.tiecheck has no 'fail'; did you mean 'fail_on'?"),
-        ("'TIE1'", "@pytest.mark.tiecheck takes keywords: select, "),
-    ],
+WRONG_WORDS = (
+    ("selct=['TIE1']", "@pytest.mark.tiecheck has no 'selct'; did you mean 'select'?"),
+    ("fail='info'", "@pytest.mark.tiecheck has no 'fail'; did you mean 'fail_on'?"),
+    ("'TIE1'", "@pytest.mark.tiecheck takes keywords: select, "),
 )
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "xdist"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "says", "workers"),
+    [*((*words, []) for words in WRONG_WORDS), *sampled([(*words, ["-n", "2"]) for words in WRONG_WORDS], 3)],
+)
 def test_a_wrong_word_in_the_marker_is_a_usage_error(pytester, mark: str, says: str, workers: list[str]) -> None:
     pytester.makepyfile(
         f"import pytest\n@pytest.mark.tiecheck({mark})\ndef test_it(tiecheck): pass\ndef test_other(): pass"

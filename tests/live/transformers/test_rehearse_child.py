@@ -1,18 +1,14 @@
-"""The rehearsal in its own process and in this one: the same answer, a reason for each refusal, and no connection."""
+"""The rehearsal in this process: a reason for each refusal, and no connection; test_rehearsal.py has another one."""
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 from tiny_models import SMALL, built, groups_of
 
-from tiecheck.live.rehearsal import CHILD
 from tiecheck.live.transformers import rehearse_child
 from tiecheck.live.transformers.rehearse_child import rehearse_on_meta
 
@@ -28,18 +24,6 @@ def test_the_parameters_of_a_rehearsed_model_are_those_of_the_loaded_one(name: s
     real = type(built(name)).from_pretrained(tmp_path)
     assert sorted(tuple(names) for names, *_ in told["parameters"] if len(names) > 1) == sorted(groups_of(real))
     assert {state for _, _, state, *_ in told["parameters"]} == {"loaded"}
-
-
-def test_a_line_asked_is_a_line_answered_as_in_this_process(tmp_path: Path) -> None:
-    built().save_pretrained(tmp_path)
-    asks = [{"directory": str(tmp_path)}, {"directory": str(tmp_path), "class_name": "NobodysModel"}]
-    done = subprocess.run(
-        [sys.executable, str(CHILD)], input="".join(json.dumps(ask) + "\n" for ask in asks), capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
-    first, second = map(json.loads, done.stdout.splitlines())
-    assert first == json.loads(json.dumps(rehearse_on_meta(str(tmp_path))))
-    assert "has no class NobodysModel" in second["unsure"]
 
 
 def _without_class(where: Path) -> None:
