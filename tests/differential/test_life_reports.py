@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 import transformers
 from accelerate import infer_auto_device_map, init_empty_weights
+from rule_failures import gpt2
+from tie_kinds import Param
 from torch import Tensor, nn
 
 import tiecheck
@@ -88,6 +91,88 @@ def test_a_table_cloned_under_a_guard_is_told_with_its_line() -> None:
     with pytest.raises(tiecheck.TieBroken, match=r"model\.layers = ") as caught, tiecheck.guard(model):
         model.layers = nn.ModuleList(map(copy.deepcopy, model.layers))
     assert caught.value.broken[0].since.path == __file__
+
+
+class Pointer(nn.Module):
+    """A head that registers the embedding's parameter a second time."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = table.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.t()
+
+
+class Tables(nn.Module):
+    """A recurrent model with tables by name, one of them under the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleDict({"0": nn.Embedding(40, 8)})
+        self.body = nn.GRU(8, 8, batch_first=True)
+        self.output_layer = Pointer(self.embeddings["0"])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.output_layer(self.body(self.embeddings["0"](ids))[0])
+
+
+def reloaded_tables(model: Any) -> None:
+    model.embeddings["0"].weight = nn.Parameter(torch.randn(40, 8))
+
+
+def reloaded_gpt2(model: Any) -> None:
+    model.transformer.wte = nn.Embedding.from_pretrained(0.02 * torch.randn(64, 16), freeze=False)
+
+
+@pytest.mark.parametrize(
+    ("build", "reload", "table"),
+    [(Tables, reloaded_tables, "embeddings.0"), (gpt2, reloaded_gpt2, "transformer.wte")],
+)
+def test_an_embedding_reloaded_beside_a_head_that_points_at_the_old_one(
+    build: Callable[[], Any], reload: Callable[[Any], None], table: str
+) -> None:
+    """c04: the guard names the line, the ties as built are missed, and each fix of the contract's finding ends it."""
+    model = build()
+    before = [tie.names for tie in tiecheck.find_ties(model)]
+    with pytest.raises(tiecheck.TieBroken, match=table) as caught, tiecheck.guard(model):
+        reload(model)
+    assert caught.value.broken[0].since.line == reload.__code__.co_firstlineno + 1
+    with pytest.raises(AssertionError, match="1 missing"):
+        tiecheck.assert_ties_match(model, before)
+    contract = before
+    (finding,) = (f for f in tiecheck.check(model, ties=contract).findings if f.code in ("TIE301", "TIE306"))
+    for edit in finding.edits:
+        model = build()
+        reload(model)
+        for step in edit.steps:
+            exec(step.code, {"model": model})
+        if edit.choice != "untied":
+            assert tiecheck.check(model, ties=contract).targets[0].status == "pass"
+            tiecheck.assert_ties_match(model, before)
+
+
+class Aliased(Param):
+    """A tie with a second path to the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs = self.emb
+
+
+@pytest.mark.parametrize("build", [Param, Aliased])
+def test_a_strict_export_merges_the_names_of_a_tie_and_breaks_none(build: type[Param]) -> None:
+    """c06: one name is left of several, and an export of a tie that is lost has all of them."""
+    model = build()
+    before = [tie.names for tie in tiecheck.find_ties(model)]
+    made = torch.export.export(model, (torch.arange(4),), strict=True)
+    exported = made.module()
+    assert len(list(exported.parameters())) == 1
+    tiecheck.assert_ties_match(exported, before)
+    tiecheck.assert_ties_match(torch.export.unflatten(made), before)
+    model.lin.weight = nn.Parameter(torch.randn(6, 6))
+    with pytest.raises(AssertionError, match="missing"):
+        tiecheck.assert_ties_match(torch.export.export(model, (torch.arange(4),), strict=True).module(), before)
 
 
 SIZES = {"vocab_size": 128, "vocab_size_per_layer_input": 128, "hidden_size": 32, "hidden_size_per_layer_input": 8}

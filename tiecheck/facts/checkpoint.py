@@ -248,8 +248,12 @@ def scale(
     if built.origin == "given" and values == "never":
         return Unknown("the values were not to be read (--values never)")
     from tiecheck.live.wrappers import library_config
+    from tiecheck.records.hops import Route
     from tiecheck.scale.built import built_scales
 
     measure = tracing is not None and tracing.measure
     found = built_scales(built, live.ties, checkpoint, known, measure=measure)
+    if not isinstance(found, Unknown):
+        way = Route(live.hops, live.keyed)
+        found = tuple(one if isinstance(one, Unknown) else one._replace(path=way.to(one.names[0])) for one in found)
     return with_own_draw(found, library_config(built.module))

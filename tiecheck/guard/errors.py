@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pprint
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.errors import TargetError, TiecheckError, near_words
-from tiecheck.wording import listed, python_path, size
+from tiecheck.wording import listed, size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -184,20 +184,28 @@ def tying_advice(model: nn.Module, members: Sequence[Member], kind: Kind) -> str
     if kind == "module":
         return f"to tie them as a module, register one module under both names, not two that share `{source}`"
     first = "call model.tie_weights() after loading and wrapping, or " if hasattr(model, "tie_weights") else ""
-    return (
-        f"to tie them, {first}assign after loading, moving and wrapping: {python_path(target)} = {python_path(source)}"
-    )
+    path = _paths(model)
+    return f"to tie them, {first}assign after loading, moving and wrapping: {path(target)} = {path(source)}"
 
 
 def untying_advice(model: nn.Module, found: Kind, name: str, other: str) -> str:
     """Tell how to give one of two names that are one tensor memory of its own."""
+    path = _paths(model)
     if found == "module":
-        owner = python_path(_shared_module(model, name, other))
+        owner = path(_shared_module(model, name, other))
         return f"to part them, make it a module of its own: {owner} = copy.deepcopy({owner})"
-    return (
-        f"to part them, give one its own memory: {python_path(name)} = "
-        f"torch.nn.Parameter({python_path(name)}.detach().clone())"
-    )
+    return f"to part them, give one its own memory: {path(name)} = torch.nn.Parameter({path(name)}.detach().clone())"
+
+
+def _paths(model: nn.Module) -> Callable[[str], str]:
+    """Return the function that writes a name of a model as Python reaches it."""
+    from tiecheck.live.module_graph import ModuleGraph
+    from tiecheck.live.wrappers import UserNames, route_of
+
+    graph = ModuleGraph(model)
+    user = UserNames(graph)
+    route = route_of(graph, user)
+    return lambda name: route.to(user.of(name))
 
 
 def _shared_module(model: nn.Module, name: str, other: str) -> str:

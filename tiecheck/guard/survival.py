@@ -21,8 +21,8 @@ from tiecheck.guard.remembered_ties import RememberedTie, remember_ties
 from tiecheck.live import torch_adapter
 from tiecheck.live.derived_weights import name_before
 from tiecheck.live.group_kind import judge_members
-from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.live.registrations import CAP, Registrations, looking_at
+from tiecheck.live.module_graph import CAP, ModuleGraph
+from tiecheck.live.registrations import Registrations, looking_at
 from tiecheck.live.transformers.declarations import read_declarations
 from tiecheck.live.wrappers import UserNames, class_name
 from tiecheck.records.life import Break, Cell, Survival, SurvivalMatrix, SurvivedTie, UserLine

@@ -8,8 +8,9 @@ from contextlib import suppress
 from torch import Tensor, nn
 
 from tiecheck.guard.remembered_ties import RememberedTie, sample_of
+from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import looking_at
-from tiecheck.live.wrappers import without_wrappers
+from tiecheck.live.wrappers import UserNames, route_of, without_wrappers
 from tiecheck.records.life import Break, UserLine
 from tiecheck.records.words import TIED
 
@@ -104,18 +105,19 @@ class WatchedTie:
         if root is None:
             return self.lost
         with looking_at(root):
-            verdict = self.tie.judge(root)
-            moved = self.tie.moved(root) if verdict is not None else ()
+            verdict = self.tie.judge(root) if not self.tie.holds(root) else None
+            if verdict is None:
+                return None
+            moved, graph = self.tie.moved(root), ModuleGraph(root)
+            route = route_of(graph, UserNames(graph))
             now = [tensor for name in self.tie.names if (tensor := self.tie.tensor(root, name)) is not None]
             empty = self._has_no_values() and {id(t) for t in now} == {id(made()) for made, *_ in self._empty}
-        if verdict is None:
-            return None
         since, until, seen = self.blamed or (self.seen, None, False)
         names = tuple(sorted(self.tie.names))
         reason = "which have no values yet" if empty else verdict.reason
         one_memory = verdict.kind == "storage" and len({(t.dtype, t.shape, t.stride()) for t in now}) == 1
         made = Break(names, self.tie.kind, verdict.kind, reason, verdict.parts, since, until, seen)
-        return made._replace(moved=moved, alike=empty or one_memory, writes=None if seen else self.writes)
+        return made._replace(moved=moved, alike=empty or one_memory, writes=None if seen else self.writes, route=route)
 
 
 def _left_to_the_end() -> suppress:

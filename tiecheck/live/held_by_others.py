@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from tiecheck.live import torch_adapter
 from tiecheck.live.memory import memory_links
 from tiecheck.live.registrations import Registrations
 from tiecheck.live.transformers.rewritten_keys import weight_of
-from tiecheck.live.wrappers import UserNames, class_name
+from tiecheck.live.wrappers import UserNames, class_name, route_of
+from tiecheck.records.hops import Route
 from tiecheck.records.life import GroupPlace, HeldTensor, SharedAcross
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -94,17 +95,18 @@ def shared_across(model: nn.Module, others: tuple[nn.Module, ...]) -> tuple[Shar
     return tuple(found for number, other in enumerate(others) for found in _with_one(model, other, number))
 
 
-def _named(module: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter by its first name, without wrappers."""
+def _named(module: nn.Module) -> tuple[dict[str, Tensor], Route]:
+    """Return every parameter by all of its names, without wrappers, and the way to them."""
     places = Registrations(module, buffers=False)
     user = UserNames(places.graph)
-    return {user.of(places.names_of(tensor)[0]): tensor for tensor in places.tensors()}
+    named = {name: tensor for tensor in places.tensors() for name in user.all_of(places.names_of(tensor))}
+    return named, route_of(places.graph, user)
 
 
 def _with_one(model: nn.Module, other: nn.Module, number: int) -> list[SharedAcross]:
-    mine, theirs = _named(model), _named(other)
+    (mine, _), (theirs, route) = _named(model), _named(other)
     title = class_name(other)
-    ids = {id(tensor) for tensor in theirs.values()}
+    ids, own = {id(tensor) for tensor in theirs.values()}, {id(tensor) for tensor in mine.values()}
     same = tuple(sorted(name for name, tensor in mine.items() if id(tensor) in ids))
     found = []
     if same:
@@ -112,26 +114,32 @@ def _with_one(model: nn.Module, other: nn.Module, number: int) -> list[SharedAcr
         trains = any(mine[name].requires_grad for name in same)
         found.append(SharedAcross(number, title, "whole" if whole else "object", same, trains))
     names = [name for name in mine if name not in same]
-    apart = [tensor for tensor in theirs.values() if id(tensor) not in {id(t) for t in mine.values()}]
-    tensors = [*(mine[name] for name in names), *apart]
+    apart = [name for name, tensor in theirs.items() if id(tensor) not in own]
+    tensors = [*(mine[name] for name in names), *(theirs[name] for name in apart)]
     linked: set[str] = set()
+    there: set[str] = set()
     trains = False
     for link in memory_links(tensors):
         ours = {names[i] for i in link.members if i < len(names)}
-        if ours and any(i >= len(names) for i in link.members):
+        if ours and len(ours) < len(link.members):
             linked |= ours
+            there |= {apart[i - len(names)] for i in link.members if i >= len(names)}
             trains = trains or any(tensors[i].requires_grad for i in link.members)
+
+    def paths(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(route.to(name, f"beside[{number}]") for name in names)
+
     if linked:
-        found.append(SharedAcross(number, title, "memory", tuple(sorted(linked)), trains))
+        found.append(SharedAcross(number, title, "memory", tuple(sorted(linked)), trains, paths(sorted(there))))
     copies = _equal_frozen({name: mine[name] for name in names if name not in linked}, theirs)
     if copies:
-        found.append(SharedAcross(number, title, "copies", copies, False))
+        found.append(SharedAcross(number, title, "copies", copies, False, paths(copies)))
     return found
 
 
 def _equal_frozen(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[str, ...]:
-    """Return the names under which both hold an equal tensor that neither trains."""
-    left, found = COMPARED, []
+    """Return the names under which both hold an equal tensor that neither trains: all that the other has, or none."""
+    left, found = COMPARED, set()
     for name, tensor in mine.items():
         other = theirs.get(name)
         plain = type(tensor) in torch_adapter.PLAIN and not tensor.is_meta and tensor.numel() > 1
@@ -139,5 +147,6 @@ def _equal_frozen(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[s
             continue
         left -= tensor.nbytes
         if type(other) in torch_adapter.PLAIN and torch_adapter.equal_bytes(tensor, other):
-            found.append(name)
-    return tuple(sorted(found))
+            found.add(name)
+    apart = {id(tensor) for name, tensor in theirs.items() if name not in found}
+    return tuple(sorted(name for name in found if id(theirs[name]) not in apart))

@@ -26,9 +26,9 @@ from tiecheck.live.mismatches import (
     parted_biases,
     unloaded_members,
 )
-from tiecheck.live.module_graph import ModuleGraph
+from tiecheck.live.module_graph import CAP, ModuleGraph
 from tiecheck.live.moved_members import is_there, names_now
-from tiecheck.live.registrations import CAP, Registrations, looking_at
+from tiecheck.live.registrations import Registrations, looking_at
 from tiecheck.live.ties import aliases_of, lent_ties, ties_of
 from tiecheck.live.transformers.declarations import DeclaredGroup, fixed_flags, heads_of, read_declarations
 from tiecheck.live.transformers.saving import Unsaved, unsaved_ties
@@ -37,8 +37,8 @@ from tiecheck.live.wrappers import (
     PEFT,
     UserNames,
     class_name,
-    hops_of,
     own_class,
+    route_of,
     with_user_names,
     without_wrappers,
 )
@@ -86,6 +86,7 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
         places = Registrations(module, buffers=False)
         graph = places.graph
         user = UserNames(graph)
+        route = route_of(graph, user)
         said = read_declarations(graph, CAP)
         ties = ties_of(places, CAP)
         saving = (
@@ -119,12 +120,13 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             freezes=freezes,
             unsaved=saving.problems,
             equal=equal_heads(places),
-            keyed=_dictionaries(graph),
-            hops=hops_of(graph, user, CAP) if user.wrappers else (),
+            keyed=route.keyed,
+            hops=route.hops,
             fixed=fixed_flags(said.models) if broken else (),
             sharded_apart=split_by_sharding(graph) if FSDP2 in user.wrappers else (),
         )
-        return with_user_names(found, user) if user.wrappers else found
+        found = with_user_names(found, user) if user.wrappers else found
+        return found._replace(problems=tuple(p._replace(paths=tuple(map(route.to, p.names))) for p in found.problems))
 
 
 def claims_on(
@@ -143,12 +145,6 @@ def claims_on(
         else claim._replace(kind="unknown", reason=why, missing=())
         for claim in find_declared_ties(module, [*both, *more])
     )
-
-
-def _dictionaries(graph: ModuleGraph) -> tuple[str, ...]:
-    """Return the paths of the modules that are indexed by texts."""
-    keyed = (n for n, module in enumerate(graph.modules) if isinstance(module, (nn.ModuleDict, nn.ParameterDict)))
-    return tuple(prefix.removesuffix(".") for number in keyed for prefix in graph.prefixes(number, CAP))
 
 
 def _unkept(declared: tuple[DeclaredTie, ...], contract: Contract) -> Iterator[KeyProblem]:

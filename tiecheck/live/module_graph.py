@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+CAP = 32
+"""Names a group lists; `names_total` says how many there are."""
+
 COUNT_LIMIT = 1 << 128
 """Counts of names stop here: a chain of 100,000 doublings has more names than its count has memory to stand in."""
 

@@ -11,7 +11,8 @@ from tiecheck.files.local import paused_collector
 from tiecheck.live.live_facts import NO_CONTRACT, Contract, claims_on
 from tiecheck.live.member_lookup import look_up
 from tiecheck.live.memory import memory_links
-from tiecheck.live.registrations import CAP, Registrations
+from tiecheck.live.module_graph import CAP
+from tiecheck.live.registrations import Registrations
 from tiecheck.live.torch_adapter import TensorDescriber, elements_of, plain_sizes, without_torch_functions
 from tiecheck.live.transformers.declarations import read_declarations
 from tiecheck.live.wrappers import UserNames

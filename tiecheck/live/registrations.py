@@ -13,12 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from tiecheck.errors import TargetError, class_word, foreign_errors
-from tiecheck.live.module_graph import ModuleGraph, repeated_numbers
+from tiecheck.live.module_graph import CAP, ModuleGraph, repeated_numbers
 from tiecheck.live.wrappers import child_through_wrappers, without_wrappers
 from tiecheck.wording import with_article
-
-CAP = 32
-"""Names a group lists; `names_total` says how many there are."""
 
 
 class Registrations:

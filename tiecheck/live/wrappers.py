@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.records.hops import Hop
+from tiecheck.live.module_graph import CAP, ModuleGraph
+from tiecheck.records.hops import Hop, Route
 from tiecheck.records.live import LiveModel
 
 PEFT = "PEFT"
@@ -153,8 +153,14 @@ class UserNames:
         return tuple(sorted({self.of(name) for name in names})) if self._labels else names
 
 
-def hops_of(graph: ModuleGraph, user: UserNames, cap: int) -> tuple[Hop, ...]:
-    """Return the wrappers of a module, from the outside in, as Python has to pass them."""
+def route_of(graph: ModuleGraph, user: UserNames) -> Route:
+    """Return how Python goes through the wrappers of a module, from the outside in, and its dictionaries."""
+    keyed = (n for n, module in enumerate(graph.modules) if isinstance(module, (nn.ModuleDict, nn.ParameterDict)))
+    paths = tuple(user.of(prefix.removesuffix(".")) for number in keyed for prefix in graph.prefixes(number, CAP))
+    return Route(_hops(graph, user) if user.wrappers else (), paths)
+
+
+def _hops(graph: ModuleGraph, user: UserNames) -> tuple[Hop, ...]:
     found: list[tuple[str, Hop]] = []
     for number, module in enumerate(graph.modules):
         held = wrapper_of(module)
@@ -164,7 +170,7 @@ def hops_of(graph: ModuleGraph, user: UserNames, cap: int) -> tuple[Hop, ...]:
         passes = all(getattr(module, label, None) is child for label, child in inner._modules.items())
         own = tuple(label for label in module._modules if label != held[0])
         hop = Hop("", *held, passes, hasattr(type(module), "__getitem__"), own)
-        paths = [prefix.removesuffix(".") for prefix in graph.prefixes(number, cap)]
+        paths = [prefix.removesuffix(".") for prefix in graph.prefixes(number, CAP)]
         found += [(path, hop._replace(path=user.of(path))) for path in paths]
     return tuple(hop for _, hop in sorted(found, key=lambda one: one[0].count(".") + bool(one[0])))
 
@@ -210,6 +216,5 @@ def with_user_names(live: LiveModel, user: UserNames) -> LiveModel:
         freezes=tuple(f._replace(names=all_of(f.names), where=of(f.where)) for f in live.freezes),
         unsaved=tuple(u._replace(names=all_of(u.names), dropped=all_of(u.dropped)) for u in live.unsaved),
         fixed=tuple(map(of, live.fixed)),
-        keyed=tuple(map(of, live.keyed)),
         sharded_apart=tuple(map(all_of, live.sharded_apart)),
     )

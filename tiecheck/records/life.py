@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tiecheck.records.hops import Route
 from tiecheck.records.record import Record
 from tiecheck.records.words import Kind
 
@@ -48,6 +49,8 @@ class Break(Record):
     """True if no value is lost whichever member stays: they are one memory, or `to_empty` has given them none."""
     writes: UserLine | None = None
     """Of a break that nobody saw the only line in between that writes into the dicts of a module."""
+    route: Route = Route()
+    """The way to its names."""
 
     @property
     def operation(self) -> str:
@@ -105,6 +108,8 @@ class SharedAcross(Record):
     """The names in the model, sorted."""
     trains: bool
     """True if one of them takes part in training, in either model."""
+    paths: tuple[str, ...] = ()
+    """What the other model has of it, as Python reaches that; of `copies` in the order of the names."""
 
 
 Family = Literal["torch", "state", "files", "transformers", "accelerate", "peft", "parallel", "training"]

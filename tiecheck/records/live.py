@@ -144,6 +144,8 @@ class KeyProblem(Record):
     """The statement, or the method's first line, as the class has it; None where it cannot be written down."""
     wanted: str | None = None
     """The one that the class should have; None where that is not known."""
+    paths: tuple[str, ...] = ()
+    """The names as Python reaches them."""
 
 
 class Head(Record):

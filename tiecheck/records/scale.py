@@ -52,3 +52,5 @@ class InitScale(Record):
     """Measured margin."""
     sampled: float | None = None
     """Measured probability of that repetition."""
+    path: str | None = None
+    """The first name as Python reaches it; None where there is no module."""

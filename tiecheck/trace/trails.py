@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from tiecheck.live.registrations import CAP, Registrations
+from tiecheck.live.module_graph import CAP
+from tiecheck.live.registrations import Registrations
 from tiecheck.records.uses import Role
 from tiecheck.trace.operations import CAPS, JOINS, NORMS, PARTS, SAME, SCALES, is_lookup, turns
 

@@ -14,8 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 import tiecheck
 from tiecheck.live.mismatches import unfit_ties
-from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.live.registrations import CAP, Registrations
+from tiecheck.live.module_graph import CAP, ModuleGraph
+from tiecheck.live.registrations import Registrations
 from tiecheck.live.ties import ties_of
 from tiecheck.live.transformers.declarations import read_declarations
 from tiecheck.live.transformers.saving import Unsaved, unsaved_ties

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import torch
 from rule_failures import llama
+from tie_kinds import Param
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -55,8 +57,9 @@ def test_a_sharing_that_shares_nothing_is_told() -> None:
     ref = reference(policy, "nothing")
     finding = found(policy, ref)["info"]
     assert "held twice" in finding.message
-    assert len(finding.names) == 2
+    assert set(finding.names) == {*SHARED, "lm_head.weight"}, "all names of a tie, or the other's own breaks"
     ran(finding, policy, ref)
+    assert ref.lm_head.weight is ref.model.embed_tokens.weight
     assert "share the object" in found(policy, ref)["info"].message
 
 
@@ -71,6 +74,22 @@ def test_a_reference_that_moves_with_the_policy() -> None:
     assert not torch.equal(before, ref.lm_head.weight), "it moved"
     ran(finding, policy, ref)
     assert not found(policy, ref)
+
+
+@pytest.mark.parametrize("wrapped", ["policy", "reference"])
+@pytest.mark.parametrize("how", ["data", "nothing"])
+def test_each_of_the_two_is_reached_through_its_own_wrapper(how: str, wrapped: str) -> None:
+    policy = Param().requires_grad_(how == "data")
+    ref = copy.deepcopy(policy).requires_grad_(False)
+    if how == "data":
+        ref.emb.weight.data = policy.emb.weight.data
+    one = nn.DataParallel(policy) if wrapped == "policy" else policy
+    other = nn.DataParallel(ref) if wrapped == "reference" else ref
+    (finding,) = found(one, other).values()
+    ran(finding, one, other)
+    assert ref.emb.weight is ref.lin.weight
+    assert (ref.emb.weight is policy.emb.weight) == (how == "nothing")
+    assert set(found(one, other)) <= {"info"}
 
 
 def test_a_shallow_copy_is_no_copy() -> None:

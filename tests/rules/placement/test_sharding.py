@@ -48,22 +48,31 @@ def test_two_groups_are_found_before_the_first_forward_pass_raises(mesh: Any) ->
         model(torch.arange(4)[None])
 
 
-def test_a_plain_model_in_two_groups(mesh: Any) -> None:
+def test_the_fix_of_a_plain_model_trains_too(mesh: Any) -> None:
     model = Param()
-    fully_shard(model.emb, mesh=mesh)
-    fully_shard(model.lin, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    for module in (model.emb, model.lin, model):
+        fully_shard(module, mesh=mesh)
     (finding,) = (one for one in tiecheck.check(model).findings if one.code == "TIE504")
     assert finding.names == ("emb.weight", "lin.weight")
+    with pytest.raises(ValueError, match="another FSDP group"):
+        model(torch.arange(4)[None])
+    model = mended(Param(), finding, mesh)
+    model(torch.arange(4)[None]).square().sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert torch.equal(model.lin.weight.full_tensor(), model.emb.weight.full_tensor())
 
 
-def test_the_fix_trains_and_stays_one(mesh: Any) -> None:
-    (finding,) = (one for one in tiecheck.check(apart(llama(), mesh)).findings if one.code == "TIE504")
-    model = llama()
+def mended(model: Any, finding: Any, mesh: Any) -> Any:
     for step in finding.edits[0].steps:
         exec(step.code.replace("])", "], mesh=mesh)"), {"model": model, "mesh": mesh})
     fully_shard(model, mesh=mesh)
     assert codes(model) == []
+    return model
+
+
+def test_the_fix_trains_and_stays_one(mesh: Any) -> None:
+    (finding,) = (one for one in tiecheck.check(apart(llama(), mesh)).findings if one.code == "TIE504")
+    model = mended(llama(), finding, mesh)
     ids = torch.arange(4)[None]
     model(ids, labels=ids).loss.backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()

@@ -11,7 +11,7 @@ from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
 from tiecheck.rules.live.mends import norm_off
-from tiecheck.wording import listed, python_path
+from tiecheck.wording import listed
 
 RESIZE = "resize_token_embeddings"
 """The method that has a rule of its own."""
@@ -147,7 +147,7 @@ def _tied_again(one: Break) -> tuple[Edit, ...]:
     alike = one.alike or one.after == "copy"
     edits = []
     for part in one.parts[:1] if alike else one.parts:
-        lines = (f"{python_path(name)} = {python_path(part[0])}" for name in one.names if name not in part)
+        lines = (f"{one.route.to(name)} = {one.route.to(part[0])}" for name in one.names if name not in part)
         edits.append(python_edit(part[0], None if alike else f"the values of {part[0]} are right", *lines, safe=alike))
     return tuple(edits)
 
@@ -158,9 +158,9 @@ def _norm_off(one: Break) -> tuple[Edit, ...]:
     kept = next((part for part in one.parts if moved.keys().isdisjoint(part)), ())
     if not kept or not all(now.endswith((".weight_v", ".parametrizations.weight.original1")) for now in moved.values()):
         return ()
-    layers = ((python_path(name).removesuffix(".weight"), now.endswith("_v")) for name, now in one.moved)
+    layers = ((one.route.to(name).removesuffix(".weight"), now.endswith("_v")) for name, now in one.moved)
     lines = ["import torch", *(norm_off(layer, old=old) for layer, old in layers)]
-    lines += [f"{python_path(name)} = {python_path(kept[0])}" for name in one.names if name not in kept]
+    lines += [f"{one.route.to(name)} = {one.route.to(kept[0])}" for name in one.names if name not in kept]
     return (python_edit("tied", "the norm is not wanted", *lines, safe=False),)
 
 

@@ -11,7 +11,7 @@ from tiecheck.records.uses import Uses
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place, tensor_place
 from tiecheck.rules.life.broken import RESIZE, break_text, left_tied
-from tiecheck.wording import listed, python_path
+from tiecheck.wording import listed
 
 
 class TieMadeByOperation(Rule):
@@ -39,7 +39,8 @@ class TieMadeByOperation(Rule):
     def check(self, survived: SurvivalMatrix, tie_breaks: tuple[Break, ...]) -> Iterator[Draft | Unknown]:
         for one in filter(left_tied, tie_breaks):
             _, where, _ = break_text(one)
-            apart = f"{python_path(one.names[0])} = torch.nn.Parameter({python_path(one.names[0])}.detach().clone())"
+            first = one.route.to(one.names[0])
+            apart = f"{first} = torch.nn.Parameter({first}.detach().clone())"
             yield Draft(
                 f"{listed(one.names)} were to be untied, and are several parameters over one memory: what is written "
                 f"into one is written into the others. {where[:1].upper()}{where[1:]}.",

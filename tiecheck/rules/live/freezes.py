@@ -140,7 +140,7 @@ class TiedAcrossModels(Rule):
     def cases() -> Iterator[Case]:
         from tiecheck.rules.cases import live_facts
 
-        one = SharedAcross(0, "LM", "memory", ("wte.weight",), True)
+        one = SharedAcross(0, "LM", "memory", ("wte.weight",), True, ("beside[0].wte.weight",))
 
         def facts(*shared: SharedAcross) -> dict[str, object]:
             return live_facts() | {"across_models": shared}
@@ -156,32 +156,29 @@ class TiedAcrossModels(Rule):
 
 def _edits(mending: Mending, shared: SharedAcross) -> tuple[Edit, ...]:
     """Return the way to models of their own, or to the sharing that was meant."""
-    other = f"beside[{shared.other}]"
     if shared.form == "whole":
-        return (python_edit("apart", "a copy was meant", "import copy", f"{other} = copy.deepcopy(model)"),)
+        copied = f"beside[{shared.other}] = copy.deepcopy(model)"
+        return (python_edit("apart", "a copy was meant", "import copy", copied),)
     if shared.form == "memory" and shared.trains:
-        lines = [f"{path}.data = {path}.data.clone()" for path in (_in(mending, other, n) for n in shared.names)]
+        lines = [f"{path}.data = {path}.data.clone()" for path in shared.paths]
         return (python_edit("apart", "they are meant to be apart", *lines),)
     if shared.form == "copies":
-        lines = [f"{_in(mending, other, name)} = {model_path(mending, name)}" for name in shared.names]
+        lines = [f"{path} = {model_path(mending, n)}" for path, n in zip(shared.paths, shared.names, strict=True)]
         return (python_edit("shared", "they are meant to be shared", *lines),)
     return ()
 
 
-def _in(mending: Mending, other: str, name: str) -> str:
-    return other + model_path(mending, name).removeprefix("model")
-
-
 def _told(shared: SharedAcross) -> tuple[str, str]:
     """Return what is shared, and a few words for its place."""
-    names, title = f"{listed(shared.names)} {'are' if len(shared.names) > 1 else 'is'}", shared.title
+    (verb, also), title = (("are", "parameters") if len(shared.names) > 1 else ("is", "a parameter")), shared.title
+    names = f"{listed(shared.names)} {verb}"
     if shared.form == "whole":
         return (
             f"Every parameter of the other {title} is the model's own: it is no copy, and changes with the model.",
             "one model",
         )
     if shared.form == "object":
-        return f"{names} also a parameter of the other {title}: the two share the object.", "the same object"
+        return f"{names} also {also} of the other {title}: the two share the object.", "the same object"
     if shared.form == "memory":
         after = "a step of either changes both" if shared.trains else "neither trains"
         words = f"{listed(shared.names)} and the other {title} use one memory by different Parameter objects: {after}."

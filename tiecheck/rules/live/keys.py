@@ -9,7 +9,7 @@ from tiecheck.records.live import KeyProblem
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.mends import source_edits
-from tiecheck.wording import listed, python_path, with_article
+from tiecheck.wording import listed, with_article
 
 UNREAD = ("list", "signature", "uninitialised")
 """Forms that transformers 5 cannot read or call."""
@@ -213,7 +213,7 @@ def _apart(problem: KeyProblem) -> tuple[Edit, ...]:
     """Return the way to tensors of their own for a tie that nobody declares."""
     if problem.form != "drops":
         return ()
-    lines = (f"{path} = copy.deepcopy({path})" for path in map(python_path, problem.names[1:]))
+    lines = (f"{path} = copy.deepcopy({path})" for path in problem.paths[1:])
     return (python_edit("apart", "they are meant to be apart", "import copy", *lines),)
 
 

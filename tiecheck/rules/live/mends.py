@@ -10,11 +10,12 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from tiecheck.records.edits import Edit, Step, python_edit, source_step
+from tiecheck.records.hops import Route
 from tiecheck.records.live import Candidate, DeclaredTie, Head, KeyProblem, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import TIED
 from tiecheck.rules.base import Draft
-from tiecheck.wording import cause_of, counted, listed, python_path
+from tiecheck.wording import cause_of, counted, listed
 
 FLAG = "config.tie_word_embeddings"
 
@@ -28,17 +29,8 @@ HOLDERS = (FSDP2, "FSDP", "DeepSpeed", "DistributedDataParallel", "PEFT")
 
 
 def model_path(mending: Mending, name: str = "") -> str:
-    """Return a name as the user's Python reaches and assigns it: a wrapper is named where it does not pass it on."""
-    parts = name.split(".") if name else []
-    text, path, keyed = "model", "", mending.keyed
-    for number, part in enumerate([*parts, ""]):
-        whole = f"{path}.{part}" if path else part
-        step = python_path(whole, keyed).removeprefix(python_path(path, keyed) if path else "model") if part else ""
-        for hop in (hop for hop in mending.hops if hop.path == path and part not in hop.own):
-            if not hop.passes or number == len(parts) - 1 or (step[:1] == "[" and not hop.indexed):
-                text += f".{hop.attribute}"
-        text, path = text + step, whole
-    return text
+    """Return a name as the user's Python reaches and assigns it."""
+    return Route(mending.hops, mending.keyed).to(name)
 
 
 def tie_again(claim: DeclaredTie, mending: Mending) -> tuple[Edit, ...]:

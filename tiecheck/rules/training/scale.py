@@ -84,7 +84,7 @@ class EmbeddingScaleOnTiedHead(Rule):
         )
         carries = f" It carries {fact.drawn}." if fact.drawn else ""
         wanted = min(0.02, math.sqrt(0.2 / fact.width))
-        path = python_path(fact.names[0])
+        path = fact.path or python_path(fact.names[0])
         return Draft(
             f"{' and '.join(fact.names)} are one tensor with standard deviation {std:.3g}, and the model is "
             f"untrained ({fact.evidence}).{carries} Its logits deviate by {predicted:.1f} as predicted "
