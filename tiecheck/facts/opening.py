@@ -184,21 +184,26 @@ def _remote_facts(fetched: RemoteModel, given: Given, config: Config) -> Facts:
     beside = _beside(None, model, checkpoint)
     if checkpoint is not None and checkpoint.format == "pickle":
         beside.pop("index", None)  # its shards are there, and are not read
+    twins = None
+    if config.values != "always" and not config.wants_live and not config.wants_rehearsal:
+        from tiecheck.files.remote.repeated_headers import facts_of_twins
+
+        twins = facts_of_twins(model, checkpoint, config.values)
     if model is not None and checkpoint is not None and model.class_name and not model.remote_code:
         from tiecheck.stored.load_problems import untold_problems
 
-        if twice := tuple(untold_problems(model, checkpoint, config.values)):
+        twice = None if twins is None else twins.get("stored twice")
+        if twice is None:
+            twice = tuple(untold_problems(model, checkpoint, config.values))
+        if twins is not None:
+            twins["stored twice"] = twice
+        if twice:
             beside["load_problems"] = twice
     given |= _read(fetched.address, model, checkpoint, config, fetched.refused) | beside | {"fetched": fetched}
     if config.values == "always":
         given["scale"] = Unknown("the scale is read from local files; download the model")
         return Facts(given)
-    shared = None
-    if not config.wants_live and not config.wants_rehearsal:
-        from tiecheck.files.remote.repeated_headers import facts_of_twins
-
-        shared = facts_of_twins(model, checkpoint, config.values)
-    return Facts(given, shared, withheld=("scale",))
+    return Facts(given, twins, withheld=("scale",))
 
 
 def _read(

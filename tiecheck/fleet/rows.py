@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
@@ -14,6 +16,9 @@ from tiecheck.fleet.listed import Listed, value_digest
 from tiecheck.fleet.sources import current_mark
 from tiecheck.records.fleet import FleetCount, FleetSummary, RunCounts, WorstModel
 from tiecheck.records.report import TargetReport
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 WORST = 20
 """Models that are named: the worst ones, and the first that could not be judged."""
@@ -211,10 +216,7 @@ def options_mark(config: Config) -> str:
 def judge_chunk(chunk: Sequence[Listed], config: Config) -> Judged:
     """Judge some models; whatever is wrong with one is its row. Runs in a worker, and needs the core install alone."""
     if any("://" in model.target for model in chunk):
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(min(THREADS, len(chunk))) as pool:
-            parts = list(pool.map(lambda model: _rows_of(model, config), chunk))
+        parts = list(_readers(os.getpid()).map(lambda model: _rows_of(model, config), chunk))
     else:
         parts = [_rows_of(model, config) for model in chunk]
     tally = FleetTally()
@@ -223,6 +225,14 @@ def judge_chunk(chunk: Sequence[Listed], config: Config) -> Judged:
         rows[-1]["options"] = options
         tally.add(rows)
     return Judged(b"".join(map(row_lines, parts)), tally)
+
+
+@cache
+def _readers(_pid: int) -> ThreadPoolExecutor:
+    """Return the threads of this process: to start and end them with each chunk took a tenth of its time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="tiecheck-fleet")
 
 
 def failed_rows(model: Listed, why: str) -> Judged:

@@ -23,7 +23,7 @@ from urllib3.exceptions import TimeoutError as StalledError
 from tiecheck._version import __version__
 from tiecheck.errors import TargetError, without_secrets
 from tiecheck.files.limits import REQUESTS, WAIT_SECONDS, target_account
-from tiecheck.files.remote.timed_answers import POOLS
+from tiecheck.files.remote.timed_answers import POOLS, TimedAnswer
 
 if TYPE_CHECKING:
     from tiecheck.files.remote.store import TrafficMeter
@@ -129,24 +129,21 @@ def _once(asked: _Asked, meter: TrafficMeter) -> Answer:
         meter.add(0)
         raise
     body = bytearray()
+    whole = False
     try:
         limit = asked.limit if response.status < 300 else min(asked.limit, 4096)
-        whole = False
         while len(body) < limit:
-            piece = response.read1(min(CHUNK, limit - len(body)), decode_content=False)
+            piece = response.piece(min(CHUNK, limit - len(body)))
             if not piece:
                 whole = True
                 break
             body += piece
         else:
-            whole = response.length_remaining == 0 or (response.length_remaining is None and not response.read1(1))
-        if whole:
-            response.release_conn()
+            whole = response.length == 0 or (response.length is None and not response.piece(1))
         return Answer(response.status, response.headers, bytes(body), whole, asked.url)
     finally:
         meter.add(len(body))
-        if not response.closed:
-            response.close()
+        response.leave(whole=whole)
 
 
 def _redirected(asked: _Asked, answer: Answer) -> _Asked:
@@ -220,7 +217,7 @@ def _short(error: BaseException) -> str:
     return without_secrets(text)[:200] or type(inner).__name__
 
 
-def _open_url(url: str, headers: Mapping[str, str], timeout: urllib3.Timeout) -> urllib3.BaseHTTPResponse:
+def _open_url(url: str, headers: Mapping[str, str], timeout: urllib3.Timeout) -> TimedAnswer:
     """Return the answer to a GET request, its body not yet read; no redirect is followed and nothing tried again.
 
     Without a connection, or one that holds, it raises urllib3's `HTTPError`.
@@ -230,11 +227,11 @@ def _open_url(url: str, headers: Mapping[str, str], timeout: urllib3.Timeout) ->
     proxy = _proxy(parts.scheme, host)
     manager = manager_of(os.getpid(), proxy)
     if proxy is not None or not host:
-        return manager.request(
+        return manager.request(  # type: ignore[return-value]  # by the connections of POOLS
             "GET", url, headers=dict(headers), redirect=False, retries=False, preload_content=False, timeout=timeout
         )
     # The manager would parse and join the address again, which is a fifth of what a request costs here.
-    return manager.connection_from_host(host, parts.port, parts.scheme).urlopen(
+    return manager.connection_from_host(host, parts.port, parts.scheme).urlopen(  # type: ignore[return-value]
         "GET",
         (parts.path or "/") + ("?" + parts.query if parts.query else ""),
         headers=dict(headers),

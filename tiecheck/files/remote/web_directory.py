@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import cache
 from os import getpid
-from threading import BoundedSemaphore
 from typing import NoReturn, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from tiecheck.errors import TargetError, without_secrets
+from tiecheck.files.limits import target_account
 from tiecheck.files.remote.http import Answer, fetch_answer, whole_number
 from tiecheck.files.remote.store import ByteRange, Start, TrafficMeter, target_meter
 from tiecheck.records.report import Traffic
@@ -172,17 +172,11 @@ def _pool(_pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, thread_name_prefix="tiecheck")
 
 
-_spare = BoundedSemaphore(8)
-"""Helpers for one piece of work beside another. Where many targets are read at once they would only be in the way."""
-
-
 def run_beside(work: Callable[[], T]) -> Callable[[], T]:
-    """Begin some work in another thread if one is to spare; what comes back waits for it, or does it."""
-    if not _spare.acquire(blocking=False):
+    """Begin some work in another thread; what comes back waits for it. One of many targets does it itself, later."""
+    if target_account().listed[1]:
         return work
-    future = _pool(getpid()).submit(copy_context().run, work)
-    future.add_done_callback(lambda _: _spare.release())
-    return future.result
+    return _pool(getpid()).submit(copy_context().run, work).result
 
 
 def run_together(work: Sequence[Callable[[], T]]) -> list[T]:
