@@ -6,6 +6,7 @@ What the structure table does not tell is an `Unknown`, and so is all that hangs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from threading import local
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.records.declared import Architecture, ModelConfig
@@ -244,14 +245,14 @@ def told_problem(*values: Any) -> LoadProblem:
 
 def architecture_of(config: ModelConfig, *, older: bool = False) -> Architecture:
     """Look up the class of a config, as transformers 4.57 has it for `older`; one check asks it several times."""
-    global _last  # noqa: PLW0603  # one config, since a fleet has as many as models
-    last = _last
-    if last[0] is not config:
-        last = _last = (config, {})
-    if older not in last[1]:
+    if getattr(_last, "config", None) is not config:
+        _last.config, _last.found = config, {}
+    if older not in _last.found:
         load = load_older if older else load_architecture
-        last[1][older] = load(config.class_name, config.model_type, config=config.data)
-    return last[1][older]
+        _last.found[older] = load(config.class_name, config.model_type, config=config.data)
+    found: Architecture = _last.found[older]
+    return found
 
 
-_last: tuple[ModelConfig | None, dict[bool, Architecture]] = (None, {})
+_last = local()
+"""The last config of each thread, and what is known of it: a fleet has as many configs as models."""

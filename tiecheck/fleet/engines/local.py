@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -29,7 +30,7 @@ class _Worker:
 
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, config), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, config, gc.get_threshold()), daemon=True)
         self.process.start()
         theirs.close()
         self.chunks: list[Chunk] = []
@@ -77,9 +78,13 @@ def judge_by_processes(chunks: Iterator[Chunk], config: Config, workers: int) ->
             worker.process.terminate()
 
 
-def _serve(pipe: Any, config: Config) -> None:
-    """Judge what comes through the pipe until it is closed; an interrupt is the driver's business."""
+def _serve(pipe: Any, config: Config, collecting: tuple[int, int, int]) -> None:
+    """Judge what comes through the pipe until it is closed; an interrupt is the driver's business.
+
+    Garbage is collected as seldom as in the driver.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.set_threshold(*collecting)
     try:
         while True:
             pipe.send(judge_chunk(pipe.recv(), config))
