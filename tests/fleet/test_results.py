@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
-from fleets import drawn_fleet, run_fleet
+from fleets import EMBEDDING, drawn_fleet, run_fleet, write_model
 
 from tiecheck.errors import TargetError
 from tiecheck.fleet import parquet
-from tiecheck.fleet.results import compare_tables, read_row_groups
+from tiecheck.fleet.results import Results, compare_tables, read_row_groups
 
 DOC = Path(__file__).parents[2] / "docs" / "fleet.md"
 
@@ -19,6 +20,7 @@ DOC = Path(__file__).parents[2] / "docs" / "fleet.md"
 def test_parquet_holds_what_the_lines_hold(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "BATCH", 7)
     drawn_fleet(tmp_path / "fleet", 30, seed=41)
+    write_model(tmp_path / "fleet" / os.fsdecode(b"no UTF-8 \xff\n"), {EMBEDDING: bytes(128)})
     for name in ("out.jsonl", "out.parquet"):
         found = run_fleet(tmp_path / "fleet", models, results=tmp_path / name)
         assert found.problem is None
@@ -27,6 +29,23 @@ def test_parquet_holds_what_the_lines_hold(tmp_path: Path, models: Path, monkeyp
     assert (again.run.judged, again.run.skipped) == (0, again.run.listed)
     assert compare_tables(str(tmp_path / "out.parquet"), str(tmp_path / "out.jsonl")).equal
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fleet", "out.jsonl", "out.parquet"]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_a_table_that_another_run_writes_is_refused(tmp_path: Path, tiecheck_cli, name: str) -> None:
+    drawn_fleet(tmp_path / "fleet", 3, seed=46)
+    table = str(tmp_path / name)
+    command = ("fleet", str(tmp_path / "fleet"), "--results", table)
+    first = Results(table, "", resume=False)
+    for more in ((), ("--resume",)):
+        found = tiecheck_cli(*command, *more)
+        assert found.exit_code == 2
+        assert "is being written by another run" in found.stderr
+    first.close()
+    assert tiecheck_cli(*command).exit_code == 2  # it is there now, and nobody said to go on with it
+    assert tiecheck_cli(*command, "--resume").exit_code == 0
+    assert len({row["target"] for rows in read_row_groups(table) for row in rows}) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fleet", name]
 
 
 def test_the_queries_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fleets import EMBEDDING, targets, write_model
+from fleets import EMBEDDING, run_fleet, targets, write_model
 
 from tiecheck.errors import TargetError, UsageError
 from tiecheck.fleet import sources
@@ -62,6 +62,26 @@ def test_adapters_and_gguf_files_are_models(tree: Path) -> None:
     (tree / "ggufs" / "b-00002-of-00002.gguf").write_text("")
     more = ["ggufs/a.gguf", "ggufs/b-00001-of-00002.gguf", "lora"]
     assert targets(list_models([str(tree)])) == sorted(str(tree / name) for name in (*FOUND, *more))
+
+
+def test_a_form_that_is_not_read_is_a_row_that_says_so(tree: Path) -> None:
+    odd = {
+        "nemo": "m.nemo",
+        "tf": "saved_model.pb",
+        "dcp": "__0_0.distcp",
+        "two/tf": "tf_model.h5",
+        "a/v": "vocabulary.txt",
+    }
+    for folder, name in odd.items():
+        (tree / folder).mkdir()
+        (tree / folder / name).write_text("x")
+    found = run_fleet(tree).summary
+    assert found.run.listed == len(FOUND) + 3
+    words = {"nemo": "a checkpoint of NeMo (m.nemo)", "tf": "a model of TensorFlow", "dcp": "a distributed checkpoint"}
+    assert {target: why for target, why in found.errors if "which is not read" in why}.keys() == {
+        str(tree / k) for k in words
+    }
+    assert all(words[Path(target).name] in why for target, why in found.errors)
 
 
 def test_a_link_to_a_folder_is_not_followed(tree: Path) -> None:

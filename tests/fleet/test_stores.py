@@ -17,7 +17,9 @@ from tiecheck.fleet import stores
 from tiecheck.fleet.listed import Listed
 from tiecheck.fleet.sources import list_models
 
-NAMES = st.sampled_from(["config.json", "model.safetensors", "adapter_config.json", "notes.txt", "a", "b", "a-b", "z"])
+NAMES = st.sampled_from(
+    ["config.json", "model.safetensors", "adapter_config.json", "notes.txt", "m.nemo", "a", "b", "a-b", "z"]
+)
 PATHS = st.lists(st.sampled_from(["a", "b", "a-b", "z", "config.json"]), max_size=3).flatmap(
     lambda folders: NAMES.map(lambda name: "/".join([*folders, name]))
 )

@@ -8,6 +8,7 @@ the run lasts.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 from tiecheck._version import __version__
 from tiecheck.errors import TargetError, UsageError
 from tiecheck.fleet.lines import read_lines
-from tiecheck.fleet.listed import Listed, value_digest
+from tiecheck.fleet.listed import Listed, value_digest, written_target
 from tiecheck.fleet.parquet import need_pyarrow, read_parquet, write_parquet
 from tiecheck.fleet.rows import row_lines, sound_row
 from tiecheck.fleet.sources import current_mark
@@ -26,6 +27,7 @@ Group = list[dict[str, Any]]
 """Rows of one model: its findings', then its own."""
 
 PARTIAL = ".partial"
+LOCK = ".lock"
 
 
 class Results:
@@ -55,23 +57,21 @@ class Results:
         self._again: set[int] = set()
         if path.endswith(".parquet"):
             need_pyarrow()
-        there = next((name for name in (self._journal, path) if os.path.exists(name)), None)
-        if there is not None and not resume:
-            raise UsageError(f"{there} is there already; --resume goes on with it, or name another file")
+        self._lock = _locked(self._journal)
         try:
-            if there is not None and there != self._journal:
-                _replace(self._journal, read_parquet(path))
-            if there is not None:
-                self._take_up()
-            self._fd = os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            self._fd = self._opened(resume=resume)
         except OSError as error:
+            self._unlock()
             raise TargetError(f"{self._journal} cannot be used: {error.strerror or error}", self._journal) from error
+        except BaseException:
+            self._unlock()
+            raise
 
     def holds(self, model: Listed) -> bool:
         """Tell whether the row of an earlier run still holds; if there is one that does not, it goes at the end."""
         if not self._earlier:
             return False
-        key = _number(model.target)
+        key = _number(written_target(model.target))
         before = self._earlier.get(key)
         if before is None:
             return False
@@ -97,13 +97,33 @@ class Results:
         Raises:
             OSError: It cannot be written; the rows are still there, and another run can take them up.
         """
-        os.close(self._fd)
-        if self._again:
-            self._drop_older()
-        if self._journal != self.path:
-            with _whole(self.path) as new:
-                write_parquet(new, _groups(self._journal))
-            os.unlink(self._journal)
+        try:
+            os.close(self._fd)
+            if self._again:
+                self._drop_older()
+            if self._journal != self.path:
+                with _whole(self.path) as new:
+                    write_parquet(new, _groups(self._journal))
+                os.unlink(self._journal)
+        finally:
+            self._unlock()
+
+    def _opened(self, *, resume: bool) -> int:
+        """Return a descriptor to append to the journal, taken up where it is there."""
+        there = next((name for name in (self._journal, self.path) if os.path.exists(name)), None)
+        if there is not None and not resume:
+            raise UsageError(f"{there} is there already; --resume goes on with it, or name another file")
+        if there is not None and there != self._journal:
+            _replace(self._journal, read_parquet(self.path))
+        if there is not None:
+            self._take_up()
+        return os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+
+    def _unlock(self) -> None:
+        """Let other runs have the table."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._journal + LOCK)
+        os.close(self._lock)
 
     def _take_up(self) -> None:
         """Read what an earlier run has written, and cut away what cannot be read."""
@@ -136,6 +156,26 @@ class Results:
             if group and last.get(_number(group[-1]["target"]), end) == end
         )
         _replace(self._journal, kept)
+
+
+def _locked(path: str) -> int:
+    """Return a descriptor that locks a table against other runs; the system unlocks that of a run that was killed."""
+    while True:
+        try:
+            lock = os.open(path + LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise TargetError(f"{path}{LOCK} cannot be made: {error.strerror or error}", path) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise UsageError(f"{path} is being written by another run of tiecheck fleet") from None
+        except OSError:  # a file system without locks
+            return lock
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(path + LOCK)):
+                return lock
+        os.close(lock)  # the run that held it has just ended, and took the file away
 
 
 def read_row_groups(path: str) -> Iterator[Group]:

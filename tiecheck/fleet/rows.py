@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
-from tiecheck.fleet.listed import Listed, value_digest
+from tiecheck.fleet.listed import HALVES, Listed, value_digest
 from tiecheck.fleet.sources import current_mark
 from tiecheck.records.fleet import FleetCount, FleetSummary, RunCounts, WorstModel
 from tiecheck.records.report import TargetReport
@@ -172,6 +172,7 @@ _EMPTY: dict[str, Any] = {"row": "model", **dict.fromkeys(MODEL)} | {
 }  # fmt: skip
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode_odd = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def sound_row(row: Any) -> bool:
@@ -245,7 +246,15 @@ def failed_rows(model: Listed, why: str) -> Judged:
 
 def row_lines(rows: Iterable[dict[str, Any]]) -> bytes:
     """Return some rows as JSON lines."""
-    return "".join(f"{_encode(row)}\n" for row in rows).encode()
+    return "".join(f"{_row_line(row)}\n" for row in rows).encode()
+
+
+def _row_line(row: dict[str, Any]) -> str:
+    line = _encode(row)
+    if "\\ud" not in line:
+        return line
+    # A name that is no UTF-8 has half a pair of surrogates in it, which neither Parquet nor DuckDB takes.
+    return HALVES.sub(lambda half: f"\\\\u{ord(half[0]):04x}", _encode_odd(row))
 
 
 def _rows_of(model: Listed, config: Config) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from glob import has_magic, iglob
 from tiecheck.errors import TargetError, UsageError
 from tiecheck.files.limits import JSON_BYTES
 from tiecheck.fleet.lines import MANIFESTS, read_lines
-from tiecheck.fleet.listed import MANY, Listed, file_sort, value_digest
+from tiecheck.fleet.listed import MANY, SIGNS, Listed, file_sort, value_digest
 from tiecheck.targets.parse import FILE_ENDINGS, targets_below
 
 HUB_PAGE = 1000
@@ -60,8 +60,9 @@ def _models_of(source: str) -> Iterator[Listed]:
 def _walk(folder: str) -> Iterator[Listed]:
     """Give each folder at or below one that holds a model: a config, an adapter or weights; below a model, both.
 
-    Files of GGUF that no other model is beside are models themselves. Hidden folders are passed over, and links to
-    folders are not followed. A folder that cannot be listed is given, so that its check says why.
+    So is one whose weights have a form that is not read: its check says which. Files of GGUF that no other model is
+    beside are models themselves. Hidden folders are passed over, and links to folders are not followed. A folder that
+    cannot be listed is given, so that its check says why.
     """
     waiting: list[Iterator[tuple[str, bool]]] = [iter(((folder, False),))]
     while waiting:
@@ -74,7 +75,7 @@ def _walk(folder: str) -> Iterator[Listed]:
         except OSError:
             yield Listed(folder)
             continue
-        if {"config", "weights"} <= sorts or (not inside and not sorts.isdisjoint({"config", "weights"})):
+        if {"config", "weights"} <= sorts or (not inside and not sorts.isdisjoint(SIGNS)):
             alone = not below and "hidden" not in sorts and len(files) <= MANY
             alone = alone and all(file.is_file(follow_symlinks=False) for file in files)
             yield Listed(folder, _mark(files), None, frozenset([file.name for file in files]) if alone else None)

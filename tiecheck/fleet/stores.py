@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tiecheck.errors import TargetError, without_secrets
 from tiecheck.files.remote.fsspec_store import open_filesystem
 from tiecheck.files.remote.s3_store import open_s3
-from tiecheck.fleet.listed import MANY, Listed, file_sort, value_digest
+from tiecheck.fleet.listed import MANY, SIGNS, Listed, file_sort, value_digest
 from tiecheck.targets.parse import FILE_ENDINGS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _folders(address: str, label: str) -> Iterator[Listed]:
         names = {str(entry["name"]).rstrip("/").rpartition("/")[2]: entry for entry in entries}
         files = {name: entry for name, entry in names.items() if entry.get("type") == "file"}
         seen = set(map(file_sort, files))
-        if {"config", "weights"} <= seen or (not inside and not seen.isdisjoint({"config", "weights"})):
+        if {"config", "weights"} <= seen or (not inside and not seen.isdisjoint(SIGNS)):
             inside = True
             yield Listed(f"{scheme}://{folder.lstrip('/')}", _mark(files))
         below = (str(entry["name"]) for entry in entries if entry.get("type") == "directory")
@@ -98,7 +98,7 @@ def _ended(store: S3Store, trail: list[_Folder]) -> Iterator[Listed]:
     here = Listed(f"{store.address}/{folder}".rstrip("/"), _mark(files), None, frozenset(files))
     if {"config", "weights"} <= sorts:
         yield here
-    elif not sorts.isdisjoint({"config", "weights"}):
+    elif not sorts.isdisjoint(SIGNS):
         trail[-1].halves.append(here)
     else:
         trail[-1].halves.extend(halves)

@@ -25,19 +25,21 @@ class Layout(Record):
     """The thing, as it goes on after "is"."""
     way: str
     """The tool that makes a checkpoint of it that is read; empty where there is no such tool."""
+    alone: bool = True
+    """True where the name says so by itself; False where it may lie in a folder of something else."""
 
 
 ROOTS = frozenset({"model_index.json", "modules.json"})
 """Files that make a folder the root of a pipeline, or of a model of sentence-transformers."""
 
 LAYOUTS = (
-    Layout(r"model_index\.json", "a pipeline of diffusers without a text encoder", ""),
+    Layout(r"model_index\.json", "a pipeline of diffusers without a text encoder", "", False),
     Layout(r"zero_to_fp32\.py|.*zero_pp_rank_.*\.pt|global_step\d+", "a checkpoint of DeepSpeed", "zero_to_fp32.py"),
     Layout(r".*\.distcp|\.metadata", "a distributed checkpoint of torch (DCP)", "dcp_to_torch_save"),
     Layout(r"pytorch_model_fsdp_\d+", "a sharded checkpoint of FSDP", "accelerate merge-weights"),
     Layout(r"latest_checkpointed_iteration\.txt|mp_rank_\d+", "a checkpoint of Megatron", "its converter"),
     Layout(r".*\.nemo", "a checkpoint of NeMo", "its converter"),
-    Layout(r"(shared_|source_)?vocabulary\.(json|txt)", "a model of CTranslate2", ""),
+    Layout(r"(shared_|source_)?vocabulary\.(json|txt)", "a model of CTranslate2", "", False),
     Layout(
         r"flax_model\.msgpack(\.index\.json)?", "a checkpoint of Flax", "from_pretrained of transformers 4 (from_flax)"
     ),

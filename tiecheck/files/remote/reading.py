@@ -39,7 +39,7 @@ from tiecheck.records.declared import ModelConfig
 from tiecheck.records.report import Traffic
 from tiecheck.records.stored import Checkpoint, Shard
 from tiecheck.records.words import Unknown
-from tiecheck.targets.parse import ADAPTER_CONFIG, FILE_ENDINGS, holds_adapter
+from tiecheck.targets.parse import ADAPTER_CONFIG, FILE_ENDINGS, holds_adapter, layout_word
 
 ENDINGS = (*FILE_ENDINGS, ".gguf", ".onnx")
 
@@ -48,7 +48,6 @@ FIRST = 32
 
 LEAST_ENTRY = len('"":{"dtype":"U8","shape":[],"data_offsets":[0,0]},')
 """Bytes that a header's entry has at least, beside the name."""
-
 
 _parsed = TrafficMeter()
 """Headers that this process has read: from the first megabyte on, as in a fleet, the faster parser pays."""
@@ -84,10 +83,8 @@ def read_address(address: str, config: Config) -> RemoteModel:
         return RemoteModel(address, store.traffic if store else TrafficMeter().read, found.local)
     _refuse_options(store, config)
     names = None if found.file else target_account().names_of(address) or store.names()
-    raw = None
-    fetched = None
-    if names is None or CONFIG_NAME in names:
-        fetched = run_beside(lambda: store.small(CONFIG_NAME, CONFIG_BYTES))
+    wanted = names is None or CONFIG_NAME in names
+    fetched = run_beside(lambda: store.small(CONFIG_NAME, CONFIG_BYTES)) if wanted else None
     try:
         adapted = not found.file and holds_adapter(names or ())
         checkpoint = None if adapted else _checkpoint(store, found.file, names)
@@ -97,7 +94,10 @@ def read_address(address: str, config: Config) -> RemoteModel:
     if adapter is not None:
         return RemoteModel(store.address, store.traffic, "", adapter=adapter)
     if raw is None and checkpoint is None:
-        raise TargetError(f"{store.address} holds no config.json and no weights under the names that are known")
+        none = (
+            layout_word(list(names or ())) or "no model: no config.json, and no weights under the names that are known"
+        )
+        raise TargetError(f"{store.address} is {none}")
     path = path_of(store, CONFIG_NAME)
     if raw is not None:
         refuse_pointer(raw, path)

@@ -137,7 +137,7 @@ def _fields(file: BinaryIO) -> Mapping[str, str]:
 
 
 class _Plain:
-    """What both sorts of connections do in our way: a request without body, and its answer."""
+    """A request without body and its answer, for both sorts of connections."""
 
     response_class = TimedAnswer
 
