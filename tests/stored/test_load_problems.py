@@ -21,6 +21,7 @@ from tiecheck.live.rehearsal import rehearse
 from tiecheck.records.report import TargetReport
 from tiecheck.stored.load_problems import FORMATS, beside_adapter, load_problems
 from tiecheck.stored.refused_loads import DTYPE, FLOATS
+from tiecheck.tables.structure import class_structure, known_words
 
 CLASSES = ("LlamaForCausalLM", "GPT2LMHeadModel", "T5ForConditionalGeneration", "BartForConditionalGeneration")
 Change = Callable[[Path], None]
@@ -112,7 +113,7 @@ def test_the_floats_are_those_that_torch_takes_for_its_default() -> None:
     assert [name for name in names if not DTYPE.fullmatch(name)] == []
 
 
-@pytest.mark.parametrize("held", [{}, {"quant_method": None}, "none", 0])
+@pytest.mark.parametrize("held", [{}, {"quant_method": None}, {"quant_method": "gptq"}, "none", 0])
 def test_a_quantisation_without_a_method_is_no_pass(held: object, tmp_path: Path) -> None:
     saved("LlamaForCausalLM", tmp_path)
     edited("quantization_config", held)(tmp_path)
@@ -132,6 +133,22 @@ def test_padding_beyond_the_words_is_told_of_the_classes_that_refuse_it(name: st
     )
     assert report.status == ("fail" if raised else "pass")
     assert (raised is not None) == (name in ("LlamaForCausalLM", "BartForConditionalGeneration"))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_word_that_the_library_does_not_know_is_no_pass(name: str, tmp_path: Path) -> None:
+    saved(name, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    kind, _ = class_structure(name, config["model_type"]) or ("", {})
+    fields = [one for one in known_words(kind, "5") if "." not in one[0]]
+    assert fields
+    for field, words, _ in fields:
+        for word in ("no_such_word", min(words - {config.get(field)}), max(words)):
+            (tmp_path / "config.json").write_text(json.dumps(config | {field: word}))
+            raised = rehearse(str(tmp_path)).raised
+            (report,) = check(str(tmp_path)).targets
+            assert (raised is None) == (word in words)
+            assert [(f.code, f.severity) for f in report.findings] == ([("TIE207", "error")] if raised else [])
 
 
 @pytest.mark.parametrize("section", ["encoder", "decoder"])
@@ -202,7 +219,7 @@ def test_metadata_without_a_format_hurts_4_57_alone(tmp_path: Path) -> None:
     assert check(str(tmp_path), judge_for=("transformers==5",)).targets[0].status == "pass"
 
 
-def test_a_null_inside_is_refused_too(tmp_path: Path) -> None:
+def composed(where: Path, change: dict[str, object]) -> None:
     import transformers
 
     text = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
@@ -212,10 +229,58 @@ def test_a_null_inside_is_refused_too(tmp_path: Path) -> None:
         text_config={"model_type": "llama", **text, **heads},
         vision_config={**vision, "image_size": 28, "patch_size": 14},
     )
-    transformers.LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
-    data = json.loads((tmp_path / "config.json").read_text())
-    data["text_config"]["tie_word_embeddings"] = None
-    (tmp_path / "config.json").write_text(json.dumps(data))
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(where)
+    data = json.loads((where / "config.json").read_text())
+    for section, held in change.items():
+        data[section] = {**data[section], **held} if isinstance(held, dict) else held
+    (where / "config.json").write_text(json.dumps(data))
+
+
+INSIDE: tuple[tuple[dict[str, object], str], ...] = (
+    ({"text_config": {"dtype": "torch.float16"}}, "fail"),
+    ({"vision_config": {"torch_dtype": []}}, "fail"),
+    ({"vision_config": {"dtype": "fp16"}}, "unknown"),
+    ({"vision_config": {"dtype": "int8"}}, "pass"),
+    ({"text_config": {"quantization_config": {"bits": 4}}}, "fail"),
+    ({"vision_config": {"quantization_config": {"bits": 4}}}, "pass"),
+    ({"vision_config": {"quantization_config": "none"}}, "fail"),
+    ({"text_config": {"hidden_act": "no_such_word"}}, "fail"),
+    ({"vision_config": {"hidden_act": "no_such_word"}}, "fail"),
+    ({"text_config": {"rope_scaling": {"type": "no_such_word"}}}, "fail"),
+    ({"text_config": {"rope_scaling": {"type": "linear", "factor": 2.0}}}, "pass"),
+)
+
+
+@pytest.mark.parametrize(("change", "status"), INSIDE)
+def test_what_a_section_holds_may_end_a_load(change: dict[str, object], status: str, tmp_path: Path) -> None:
+    composed(tmp_path, change)
+    assert check(str(tmp_path), judge_for=("transformers==5",)).targets[0].status == status
+    assert (rehearse(str(tmp_path)).raised is None) == (status == "pass")
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "CLIPVisionModel"])
+def test_a_class_takes_its_own_section_of_the_config_around_it(name: str, tmp_path: Path) -> None:
+    composed(tmp_path, {"architectures": [name]})
+    assert check(str(tmp_path)).targets[0].findings == ()
+    assert rehearse(str(tmp_path)).raised is None
+
+
+def test_what_the_index_alone_has_stays_on_meta_in_4_57(tmp_path: Path) -> None:
+    saved("LlamaForCausalLM", tmp_path)
+    edited("tie_word_embeddings", False)(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("lm_head.weight", None)
+    save_file(tensors, tmp_path / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    (tmp_path / "model.safetensors").unlink()
+    for held, end in ((list(tensors), "head-random"), ([*tensors, "lm_head.weight"], "crash")):
+        index = {"metadata": {}, "weight_map": dict.fromkeys(held, "model-00001-of-00001.safetensors")}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+        (report,) = check(str(tmp_path), judge_for=("transformers==4.57",)).targets
+        assert {view.outcome for view in report.loaders if view.versions == "4.57"} == {end}
+
+
+def test_a_null_inside_is_refused_too(tmp_path: Path) -> None:
+    composed(tmp_path, {"text_config": {"tie_word_embeddings": None}})
     assert rehearse(str(tmp_path)).raised is not None
     assert "TIE112" in {f.code for f in check(str(tmp_path)).targets[0].findings}
 

@@ -9,7 +9,7 @@ import pytest
 
 from tiecheck.tables import structure
 from tiecheck.tables.generate.witnesses import SHORT
-from tiecheck.tables.structure import class_structure, config_structure, fold_sections, refused_values
+from tiecheck.tables.structure import class_structure, config_structure, fold_sections, known_words, refused_values
 
 FLAG = "tie_word_embeddings"
 OLDER = ("architectures-4.57", "structure-4.57")
@@ -65,8 +65,9 @@ def test_every_line_reads(line: str) -> None:
     text = (Path(structure.__file__).parent / structure._FILES[line]).read_text(encoding="utf-8")
     for row in text.splitlines()[1:]:
         head, *rest = row.split("\t")
-        if head[0] in "@=":
+        if head[0] in "@=%":
             json.loads(rest[0])
+            assert all("no_such_word" not in words and words for _, words, _ in known_words(head[1:], line))
         else:
             kind, key = rest
             assert config_structure(kind) is not None or kind[0].isupper()

@@ -156,7 +156,9 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     if "beside_adapter" in beside:
         from tiecheck.stored.expert_sets import adapter_problems
 
-        problems = (*problems, *adapter_problems(beside["beside_adapter"]))
+        doubts = tuple(adapter_problems(beside["beside_adapter"]))  # a load that comes to its end may yet raise
+        ends = tuple(one for one in problems if one.outcome == "crash")
+        problems = (*ends, *doubts, *(one for one in problems if one not in ends))
     if problems:
         beside["load_problems"] = problems
     if model is not None and (config.drafts_for is not None or not model.data.keys().isdisjoint(DRAFTS)):
@@ -173,8 +175,10 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
 
 def _may_be_refused(model: ModelConfig, checkpoint: Checkpoint) -> bool:
     """Tell whether something is there that may end every load: most directories have nothing of the kind."""
-    held = next((model.data[key] for key in ("dtype", "torch_dtype") if model.data.get(key) is not None), None)
-    odd = held not in (None, "bfloat16", "float16", "float32") or not model.data.keys().isdisjoint(REFUSABLE)
+    levels = [model.data, *(value for value in model.data.values() if isinstance(value, dict))]
+    held = (level[key] for level in levels for key in ("dtype", "torch_dtype") if level.get(key) is not None)
+    odd = any(one not in ("bfloat16", "float16", "float32") for one in held)
+    odd |= any(not level.keys().isdisjoint(REFUSABLE) for level in levels)
     return (odd or checkpoint.index_file is not None) and model.class_name is not None and not model.remote_code
 
 

@@ -15,6 +15,7 @@ from tiecheck.stored.config_values import (
     Spot,
     Unread,
     architecture_of,
+    own_section,
     said_otherwise,
     spots_of,
     told_problem,
@@ -89,7 +90,7 @@ def _misfits(
         any(shard.nested for shard in checkpoint.shards),
     )
     known = config_structure(found[0], line) is not None
-    spots = list(spots_of(Section(found[0], model.data), model.class_name or "", "", line)) if known else []
+    spots = list(spots_of(own_section(model, found[0]), model.class_name or "", "", line)) if known else []
     lookup.spoken = {(f"{s.names}{r[0]}", r[1]) for s in spots if isinstance(s, Spot) for r in _rules(s, line)}
     for spot in spots:
         if isinstance(spot, Refused):

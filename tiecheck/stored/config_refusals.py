@@ -7,9 +7,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.records.declared import ModelConfig
-from tiecheck.stored.config_values import DEEPEST, Refused, Section, Spot, open_section, told_problem, walk_field
+from tiecheck.stored.config_values import (
+    DEEPEST,
+    Refused,
+    Section,
+    Spot,
+    open_section,
+    own_section,
+    told_problem,
+    walk_field,
+)
 from tiecheck.tables.architectures import FLAG
-from tiecheck.tables.structure import class_structure, config_structure, refused_values
+from tiecheck.tables.structure import class_structure, config_structure, known_words, refused_values
+from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # it is made where something is wrong
     from tiecheck.records.files import LoadProblem
@@ -20,16 +30,21 @@ TYPES = ("null", "text", "a truth value", "a number", "a number", "a list", "an 
 
 def refused_problems(model: ModelConfig) -> Iterator[LoadProblem]:
     """Yield each value whose type transformers 5 refuses for its field, in the config and in the sections it makes."""
-    found = class_structure(model.class_name or "", model.model_type)
-    kind = found[0] if found is not None else model.model_type or ""  # a class without a row has a config of its type
-    left = [Section(kind, model.data)]
-    while left:
-        section = left.pop()
+    for section in made_sections(model):
         known = refused_values(section.kind)
         for key in sorted(known.keys() & section.data.keys()):
             place = _type_of(section.data[key])
             if known[key][place] == "1":
                 yield from _of_another_type(model, (*section.level, key), section.data[key], TYPES[place])
+
+
+def made_sections(model: ModelConfig) -> Iterator[Section]:
+    """Yield a config, and each section that transformers 5 makes a config of."""
+    found = class_structure(model.class_name or "", model.model_type)
+    kind = found[0] if found is not None else model.model_type or ""  # a class without a row has a config of its type
+    left = [own_section(model, kind)]
+    while left:
+        yield (section := left.pop())
         for key in (config_structure(section.kind) or {}).get("s", {}):
             inner = open_section(section, key, "5")
             if isinstance(inner, Section) and len(inner.level) <= DEEPEST:
@@ -75,6 +90,7 @@ def class_refusals(
     """
     for problem in _written_by_five(spot.section, model, line):
         yield "", problem
+    yield from _unknown_words(spot.section, model, line, settled)
     for dotted, value, others in spot.row.get("r", ()):
         full = ".".join((*spot.section.level, dotted))
         if value in _NOT_SO:
@@ -90,6 +106,39 @@ def class_refusals(
         ):
             why = f"{full} is {str(value).lower()}, which the class refuses where the rest of the config is its default"
             yield full, open_problem(why, line, model.path, full)
+
+
+def _unknown_words(
+    section: Section, model: ModelConfig, line: str, settled: set[str]
+) -> Iterator[tuple[str, LoadProblem]]:
+    """Yield each field that has to hold a word of the library, and holds another.
+
+    `rope_scaling` is what 5 too reads first, and says its type under two names (`convert_rope_params_to_dict`, 5.23).
+    """
+    for field, known, whole in known_words(section.kind, line):
+        top, *inside = field.split(".")
+        held = [walk_field(section, field, line)]
+        if inside:
+            top = "rope_scaling" if top == "rope_parameters" and section.data.get("rope_scaling") else top
+            inner: Any = section.data.get(top)
+            for key in inside[:-1]:
+                inner = inner.get(key) if isinstance(inner, dict) else None
+            words = ("rope_type", "type") if inside[-1] == "rope_type" else inside[-1:]
+            held = [inner[word] for word in words if word in inner] if isinstance(inner, dict) else []
+        texts, full = (
+            [word for word in held if isinstance(word, str) and word],
+            ".".join((*section.level, top, *inside)),
+        )
+        if texts and not known.intersection(texts):
+            why = f"{full} is {listed(tuple(map(json.dumps, dict.fromkeys(texts))))}, which transformers does not know"
+            if not whole:
+                yield full, open_problem(why, line, model.path, full)
+                continue
+            mend = f"which word {full} had the files do not tell; take it from the config that it was trained with."
+            told = ("field", (line,), "crash", "an error of the class", why, model.path, mend, (full,))
+            yield full, told_problem(*told)
+        else:
+            settled.add(full)
 
 
 _NOT_SO = {"%": "does not divide", "=": "has to be", "<": "points at no row of"}

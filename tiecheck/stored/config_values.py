@@ -38,6 +38,20 @@ class Section(Record):
     """Fields that its owner writes over."""
 
 
+def own_section(model: ModelConfig, kind: str) -> Section:
+    """Return what a config class takes of a config: a section, where that is of another class around its own.
+
+    The class is that of the model, which may have been saved with the config of all of it (`from_pretrained`, 5.23).
+    """
+    if kind != model.model_type:
+        slots = (config_structure(model.model_type or "") or {}).get("s", {})
+        for key, held in model.data.items():
+            typed = slots.get(key, {}).get("typed", [None])[0]
+            if isinstance(held, dict) and kind == held.get("model_type", typed):
+                return Section(kind, held, (key,))
+    return Section(kind, model.data)
+
+
 class Refused(Record):
     """A section that the library does not accept."""
 

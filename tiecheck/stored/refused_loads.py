@@ -16,8 +16,8 @@ from tiecheck.files.checkpoint import STANDARD_NAMES
 from tiecheck.files.local import read_bytes
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.stored import Checkpoint
-from tiecheck.stored.config_refusals import open_problem
-from tiecheck.stored.config_values import told_problem
+from tiecheck.stored.config_refusals import made_sections, open_problem
+from tiecheck.stored.config_values import Section, own_section, told_problem
 from tiecheck.tables.structure import class_structure, config_structure
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def refused_loads(model: ModelConfig, checkpoint: Checkpoint, folder: str) -> It
     """Yield what ends every load of a directory that is meant for transformers; what mlx-lm wrote is for mlx-lm."""
     if "quantization" in model.data or any((shard.notes or {}).get("format") == "mlx" for shard in checkpoint.shards):
         return
-    yield from _dtypes(model)
-    yield from _quantisations(model)
+    for section in made_sections(model):
+        yield from _dtypes(section, model.path)
+        yield from _quantisations(section, model)
     yield from _foreign_sections(model)
     file = checkpoint.index_file
     if file in STANDARD_NAMES:
@@ -54,8 +55,9 @@ def refused_loads(model: ModelConfig, checkpoint: Checkpoint, folder: str) -> It
 
 def _foreign_sections(model: ModelConfig) -> Iterator[LoadProblem]:
     """Yield a section that the config class does not have, which the library takes for the config of the text."""
-    there = sorted(key for key in TEXTS if model.data.get(key) is not None)
-    found = class_structure(model.class_name or "", model.model_type) if there else None
+    found = class_structure(model.class_name or "", model.model_type)
+    data = own_section(model, found[0]).data if found else model.data
+    there = sorted(key for key in TEXTS if data.get(key) is not None)
     known = (config_structure(found[0]) if found else None) or {"s": TEXTS}
     for key in (k for k in there if k not in known.get("s", ())):
         why = f"{model.path}:{key} is no section of this config class, and is taken for the config of its text"
@@ -67,39 +69,50 @@ def _foreign_sections(model: ModelConfig) -> Iterator[LoadProblem]:
             yield from (open_problem(why, line, model.path, key) for line in BOTH)
 
 
-def _dtypes(model: ModelConfig) -> Iterator[LoadProblem]:
-    key = "dtype" if model.data.get("dtype") is not None else "torch_dtype"
-    dtype: Any = model.data.get(key)
-    listed, named = isinstance(dtype, list), isinstance(dtype, str)
+def _dtypes(section: Section, path: str) -> Iterator[LoadProblem]:
+    """Yield a dtype that is none: of a section too torch is asked for the name, and 5 takes no other for the whole."""
+    key = "dtype" if section.data.get("dtype") is not None else "torch_dtype"
+    dtype: Any = section.data.get(key)
+    listed, named, inner = isinstance(dtype, list), isinstance(dtype, str), bool(section.level)
     if isinstance(dtype, dict) or (named and dtype in FLOATS) or not (dtype or listed or named):
         return
     said, mend = shown(repr(dtype)), f"write the name of a float type of torch, as float16, or take {key} out."
     # 4.57 looks the name up in torch, and makes nothing of what it finds: a number it never looks up.
     known = DTYPE.fullmatch(dtype) is not None if named else True
     nowhere = listed or (named and not dtype.isidentifier())
-    why = f"{model.path}:{key} is {said}, which is no float type of torch"
-    lines = BOTH if nowhere else ("5",)
-    yield told_problem("field", lines, "crash", "an error of torch", why, model.path, mend, (key,))
+    dotted = ".".join((*section.level, key))
+    why = f"{path}:{dotted} is {said}, which is no float type of torch"
+    lines = BOTH if nowhere else () if inner else ("5",)
+    if lines:
+        yield told_problem("field", lines, "crash", "an error of torch", why, path, mend, (dotted,))
     if not known and not nowhere:
-        yield open_problem(f"{why}, and may be something else of torch, which 4.57 takes", "4.57", model.path, key)
+        why = f"{why}, and may be something else of torch"
+        yield from (open_problem(why, line, path, dotted) for line in BOTH if line not in lines)
 
 
-def _quantisations(model: ModelConfig) -> Iterator[LoadProblem]:
+def _quantisations(section: Section, model: ModelConfig) -> Iterator[LoadProblem]:
+    """Yield a quantisation that no load can be made with; 5 asks the section of the text too, and no line another."""
     key = "quantization_config"
-    held, mend = model.data.get(key, ...), f"take {key} out, where the weights are not quantised."
-    if held is ...:
+    held = section.data.get(key, ...)
+    place = ".".join((*section.level, key))
+    text, where = section.level[-1:] in {(word,) for word in TEXTS}, f"{model.path}:{place}"
+    if held is ... or (section.level and (held is None or (isinstance(held, dict) and not text))):
         return
-    why = f"{model.path}:{key} is {shown(repr(held))[:60]}"
-    told = ("crash", "an error of the quantiser", why, model.path, mend, (key,))
+    lines = ("5",) if section.level and isinstance(held, dict) else BOTH
+    mend = f"take {place} out, where the weights are not quantised."
+
+    def told(why: str, *lines: str) -> LoadProblem:
+        return told_problem("field", lines, "crash", "an error of the quantiser", why, model.path, mend, (place,))
+
     if held is None:
-        told = (*told[:2], f"{model.path}:{key} is null", *told[3:])
-        yield told_problem("field", ("4.57",), *told)
+        yield told(f"{where} is null", "4.57")
     elif not isinstance(held, dict):
-        yield told_problem("field", BOTH, *told)
+        yield told(f"{where} is {shown(repr(held))[:60]}", *lines)
+    elif held.get("quant_method") == "gptq":
+        if "bits" not in held:
+            yield told(f"{where} is of gptq, and has no `bits`", *lines)
     elif held.get("quant_method") is None and not (held.get("load_in_8bit") or held.get("load_in_4bit")):
-        told = (*told[:2], f"{model.path}:{key} has no `quant_method`", *told[3:])
-        found = class_structure(model.class_name or "", model.model_type)
-        whole = held or not (config_structure(found[0] if found else "") or {"s": 1}).get("s")
-        yield told_problem("field", BOTH if whole else ("4.57",), *told)
+        whole = held or section.level or not (config_structure(section.kind) or {"s": 1}).get("s")
+        yield told(f"{where} has no `quant_method`", *(lines if whole else ("4.57",)))
         if not whole:  # 5 asks the config of the text then
-            yield open_problem(f"{model.path}:{key} is empty", "5", model.path, key)
+            yield open_problem(f"{where} is empty", "5", model.path, key)

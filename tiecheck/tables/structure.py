@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -123,15 +123,26 @@ def refused_values(kind: str) -> dict[str, str]:
     return {name: bits for bits, names in by_bits.items() for name in names.split(" ")}
 
 
+def known_words(kind: str, line: str) -> Iterator[tuple[str, frozenset[str], bool]]:
+    """Yield each field of a config class that holds a word of the library, with the words that it takes.
+
+    Last comes whether those are all: a package that is installed may bring others to what is no table of names.
+    """
+    known = config_structure(kind, line) or {}
+    for word in "ec":
+        for key, fields in known.get(word, {}).items():
+            words = frozenset(_value(f"%{key}", line) or ())
+            yield from ((field, words, word == "e") for field in fields)
+
+
 @lru_cache(512)
 def _rows(class_name: str, line: str) -> tuple[tuple[str, str], ...]:
     return tuple((kind, key) for kind, key in sorted_lines(_FILES[line], class_name))
 
 
 @lru_cache(512)
-def _value(key: str, line: str) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = next((json.loads(text) for (text,) in sorted_lines(_FILES[line], key)), None)
-    return found
+def _value(key: str, line: str) -> Any:
+    return next((json.loads(text) for (text,) in sorted_lines(_FILES[line], key)), None)
 
 
 def has_foreign_text(model_type: str, config: Mapping[str, Any], shapes: list[dict[str, Any]], line: str) -> bool:

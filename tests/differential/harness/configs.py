@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
 from subjects import mapped
+from transformers import CONFIG_MAPPING
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 from harness.draft import Draft, Drawn, Mutator
@@ -46,7 +48,11 @@ class SetKey(Mutator):
         odd = st.tuples(st.sampled_from(sorted(set(flags))), st.sampled_from(ODD))
         parts = [path for path, value in walk(save.config) if isinstance(value, dict) and path in SECTIONS]
         ended = [*REFUSED, *((key, {"model_type": "llama"}) for key in sorted(SECTIONS - save.config.keys()))]
+        ended += [(f"{part}.{key}", value) for part in parts for key, value in REFUSED]
         kinds = [odd, odd, odd, st.sampled_from([*ended, *_pointers(save.config)])]
+        words = [path for path, value in walk(save.config) if isinstance(value, str) and not OF_WHAT.search(path)]
+        if words:
+            kinds.append(st.tuples(st.sampled_from(words), st.sampled_from(("no_such_word", "relu", "linear"))))
         if switches:
             kinds.append(st.tuples(st.sampled_from(switches), st.sampled_from((True, False))))
         if parts:
@@ -60,7 +66,12 @@ class SetKey(Mutator):
         return st.one_of(kinds).map(lambda pair: cls(*pair))
 
 
+OF_WHAT = re.compile(r"(model_type|architectures|dtype|version)$")
+"""Keys whose words say what a config is of; others do that."""
+
 REFUSED = (
+    ("quantization_config", {"quant_method": "gptq"}),
+    *(("rope_scaling", {key: word, "factor": 2.0}) for key in ("rope_type", "type") for word in ("linear", "no_such")),
     *(("dtype", value) for value in ("torch.float16", "auto", "fp16", "float", "int8", "bit", "nn", None)),
     *(("quantization_config", value) for value in ({}, None, {"bits": 4}, {"quant_method": None}, "none")),
 )
@@ -145,6 +156,8 @@ class Classes(Mutator):
     def drawn(cls, save: Save) -> Drawn:
         own = save.class_name
         kin = [(name,) for name in siblings(save.model_type) if name != own]
+        inner = {v.get("model_type") for v in save.config.values() if isinstance(v, dict)} - {None, ""}
+        kin += [(name,) for kind in sorted(inner & CONFIG_MAPPING.keys()) for name in siblings(kind)]
         older = [(own.replace("Llama", "LLaMA"),), (own.replace("ForConditionalGeneration", "ForCausalLM"),)]
         words = [..., None, (), own, ("AutoModel",), ("AutoModelForCausalLM",), (own, "LlamaForCausalLM")]
         return st.sampled_from([*words, ("LlamaForCausalLM", own), (own.lower(),), *older, *kin]).map(cls)

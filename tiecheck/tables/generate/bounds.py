@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tiecheck.tables.generate.asked_class import AskedClass
@@ -67,24 +67,33 @@ def bounds_of_kinds() -> dict[str, list[list[str]]]:
 
 def bounds_of_classes() -> Iterator[tuple[str, str, list[list[str]], list[Row]]]:
     """Yield each class, and each model inside one: its config class, its parts, and what it tells of all its config."""
+    for name, kind, asked in each_class():
+        parts = []
+        for part in parts_of(asked.model, held_in(asked.model.config, asked.levels)):
+            module = asked.model.get_submodule(part.prefix)
+            parts.append([part.prefix, ".".join(part.level), type(module).__name__, config_kind(type(module.config))])
+        yield name, kind, parts, table_bounds(asked, asked.levels)
+
+
+def each_class(wanted: Callable[[str, str], bool] = lambda *_: True) -> Iterator[tuple[str, str, Perturber]]:
+    """Yield each wanted class that builds, and each model inside one, with its config class."""
     todo, done = dict[tuple[str, str], tuple[Any, Any]](), set[tuple[str, str]]()
     for candidate in class_candidates():
         with contextlib.suppress(AttributeError, ImportError):
             model_class, config_class = resolve_classes(candidate)
-            todo[candidate.class_name, config_kind(config_class)] = model_class, config_class
+            if wanted(candidate.class_name, config_kind(config_class)):
+                todo[candidate.class_name, config_kind(config_class)] = model_class, config_class
     while todo:
         key, classes = todo.popitem()
         done.add(key)
         with contextlib.suppress(Exception):  # a class may not build by default
             asked = Perturber(Probe(*classes, {}))
-            parts = []
             for part in parts_of(asked.model, held_in(asked.model.config, asked.levels)):
                 module = asked.model.get_submodule(part.prefix)
                 inside = type(module).__name__, config_kind(type(module.config))
-                parts.append([part.prefix, ".".join(part.level), *inside])
                 if inside not in done:
                     todo[inside] = type(module), type(module.config)
-            yield *key, parts, table_bounds(asked, asked.levels)
+            yield *key, asked
 
 
 def _pointers(asked: Perturber, level: Level) -> Iterator[Field]:

@@ -36,6 +36,7 @@ from tiecheck.tables.generate.probe import Probe
 from tiecheck.tables.generate.sizes import SizeChanges, Sizes, left_sizes, own_levels, sizes_of
 from tiecheck.tables.generate.switches import switch_rules
 from tiecheck.tables.generate.witnesses import Witness
+from tiecheck.tables.generate.words import by_sets, words_of_kinds
 from tiecheck.tables.generate.written_by_5 import config_refusals, save_written
 
 PATH = Path(__file__).parent.with_name("structure.txt")
@@ -204,9 +205,9 @@ def refusals_of(kept: Path) -> dict[str, dict[str, str]]:
 def structure_text(
     told: list[AskedClass],
     used: dict[str, set[str]],
-    refusals: dict[str, dict[str, str]],
     version: str,
     written: dict[str, dict[str, Any]],
+    word_sets: dict[str, list[str]],
 ) -> str:
     """Return the whole table; the same answers give the same bytes."""
     shapes: dict[str, str] = {}
@@ -223,14 +224,10 @@ def structure_text(
     for config_class in classes:
         kind = config_kind(config_class)
         record = asker.record(config_class) | _autos(kind) | written.get(kind, {})
-        if refusals.get(kind):
-            by_bits: dict[str, list[str]] = {}
-            for name, bits in sorted(refusals[kind].items()):
-                by_bits.setdefault(bits, []).append(name)
-            record["t"] = {bits: " ".join(names) for bits, names in by_bits.items()}
         configs.append(f"@{kind}\t{_dump(record)}")
     head = f"#\ttransformers\t{version}\tmade by python -m tiecheck.tables.generate.structure; do not edit"
-    body = [*lines, *configs, *(f"={key}\t{shape}" for key, shape in shapes.items())]
+    words = [f"%{key}\t{_dump(taken)}" for key, taken in word_sets.items()]
+    body = [*lines, *configs, *words, *(f"={key}\t{shape}" for key, shape in shapes.items())]
     return "\n".join([head, *sorted(body), ""])
 
 
@@ -271,7 +268,6 @@ def write_structure(arguments: list[str] | None = None) -> int:
     told, used, kinds = [], options.kept / "used.json", options.kept / "kinds.json"
     if is_older_line():
         NEWER.update(json.loads(kinds.read_text()))
-    refusals: dict[str, dict[str, str]] = {}
     written = config_refusals(options.kept / "written.jsonl") if is_older_line() else {}
     for kind, pairs in bounds_of_kinds().items() if is_older_line() else ():
         written.setdefault(kind, {})["b"] = pairs
@@ -279,11 +275,19 @@ def write_structure(arguments: list[str] | None = None) -> int:
         options.kept.mkdir(exist_ok=True)
         told = left_bounds([sound_sizes(one) for one in told_classes(options.kept / "classes.jsonl")])
         used.write_text(json.dumps({kind: sorted(names) for kind, names in used_fields(told).items()}))
-        refusals = refusals_of(options.kept / "refused.json")
+        for kind, refused in refusals_of(options.kept / "refused.json").items():
+            by_bits: dict[str, list[str]] = {}
+            for name, bits in sorted(refused.items()):
+                by_bits.setdefault(bits, []).append(name)
+            if by_bits:
+                written.setdefault(kind, {})["t"] = {bits: " ".join(names) for bits, names in by_bits.items()}
         save_written(options.kept / "written.jsonl")
         kinds.write_text(json.dumps({c.__name__: config_kind(c) for c in config_classes()}))
+    word_sets: dict[str, list[str]] = {}
+    for kind, words in words_of_kinds().items():
+        written.setdefault(kind, {}).update(by_sets(words, word_sets))
     fields = {kind: set(names) for kind, names in json.loads(used.read_text()).items()}
-    text = structure_text(told, fields, refusals, version, written)
+    text = structure_text(told, fields, version, written, word_sets)
     (OLDER_PATH if is_older_line() else PATH).write_text(text, encoding="utf-8")
     print(f"{len(told)} classes, {len(text.encode()):,} bytes")
     return 0

@@ -1,0 +1,173 @@
+"""Finds fields of a config that hold a word of the library, as `hidden_act`: a class is not built with another word."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import hashlib
+import inspect
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tiecheck.tables.generate.bounds import each_class
+from tiecheck.tables.generate.perturb import Perturber, SlowClassError
+from tiecheck.tables.structure import class_structure
+
+NONSENSE = "no_such_word"
+
+OTHERS = re.compile(r"^(model_type|architectures|_name_or_path|name_or_path|problem_type|(torch_)?dtype|.*_version)$")
+"""Fields that say what a config is of."""
+
+ROPE = "rope_scaling"
+"""The field of 4.57 that holds a word inside, and is None by default (`modeling_rope_utils`, 4.57.6)."""
+
+BUDGET = 12.0
+"""CPU seconds in which a class is asked; what it did not come to is not told."""
+
+WORD = re.compile(r"[\w.+/-]+")
+
+Words = dict[str, tuple[frozenset[str], bool]]
+"""Fields with the words that they take, and whether those are a table of names, to which no package adds others."""
+
+
+def words_of_kinds() -> dict[str, dict[str, tuple[list[str], bool]]]:
+    """Return by config class the fields that every class built with it wants a known word in, with those words.
+
+    A class with a model inside that is built with the same config says what that one says.
+    """
+    found: dict[str, list[Words]] = {}
+    for _, kind, asked in each_class(_without_base):
+        if asked.base.shapes:  # some mapped classes hold nothing
+            found.setdefault(kind, []).append(words_of_class(asked))
+    told = {}
+    for kind, all_of in found.items():
+        fields = set.intersection(*(set(one) for one in all_of))
+        joined = {field: [one[field] for one in all_of] for field in sorted(fields)}
+        told[kind] = {
+            field: (sorted(frozenset().union(*(words for words, _ in those))), all(table for _, table in those))
+            for field, those in joined.items()
+        }
+    return {kind: fields for kind, fields in told.items() if fields}
+
+
+def by_sets(words: dict[str, tuple[list[str], bool]], sets: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
+    """Return the fields by the keys of their words, as the table has them: `e` of whole tables of names, else `c`.
+
+    The words themselves go to the sets.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for field, (taken, table) in sorted(words.items()):
+        key = hashlib.sha256(" ".join(taken).encode()).hexdigest()[:7]
+        sets[key] = taken
+        found.setdefault("ce"[table], {}).setdefault(key, []).append(field)
+    return found
+
+
+def _without_base(name: str, kind: str) -> bool:
+    found = class_structure(name, kind)
+    return found is None or all(level for _, level, _ in found[1].get("p", ()))
+
+
+def words_of_class(asked: Perturber) -> Words:
+    """Return the fields with which a class is not built where they hold nonsense, and the words that they take."""
+    found: Words = {}
+    asked.until = time.process_time() + BUDGET
+    with contextlib.suppress(SlowClassError):
+        candidates = _words_in_reach(asked)
+        for field in _refused(asked, list(_fields(asked))):
+            taken = list(_taken(asked, field, candidates))
+            usual: Any = asked.owners[()].to_dict()
+            for key in field:
+                usual = (usual or {}).get(key, "default")
+            words = frozenset(word for names in taken for word in names)
+            if usual in words:  # else what it takes is no word that is written anywhere
+                found[".".join(field)] = words, any(len(names) > 1 for names in taken)
+    return found
+
+
+def _taken(asked: Perturber, field: tuple[str, ...], candidates: list[list[str]]) -> Iterator[list[str]]:
+    """Yield the words that a field takes; of a table of names that takes the first and the last, all."""
+    raised = _error(asked, field, NONSENSE)
+    for names in candidates:
+        ends = [word for word in dict.fromkeys((names[0], names[-1])) if _error(asked, field, word) != raised]
+        if len(ends) == 1 < len(names):
+            yield from ([word] for word in names if _error(asked, field, word) != raised)
+        elif ends:
+            yield names
+
+
+def _fields(asked: Perturber) -> Iterator[tuple[str, ...]]:
+    """Yield the fields of the outermost config that hold a word, those in plain dicts too."""
+    data = asked.owners[()].to_dict()
+    if ROPE in data and not data[ROPE]:
+        yield ROPE, "rope_type"
+    yield from _texts({key: value for key, value in data.items() if (key,) not in asked.owners})
+
+
+def _texts(data: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in sorted(data.items()):
+        if isinstance(value, str) and not OTHERS.search(key):
+            yield *above, key
+        elif isinstance(value, dict) and all(isinstance(name, str) for name in value):
+            yield from _texts(value, (*above, key))
+
+
+def _refused(asked: Perturber, fields: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the fields with which a class does not build where they hold no word of the library."""
+    if not fields or not _raised(asked, dict.fromkeys(fields, NONSENSE)):
+        return []
+    if len(fields) == 1:
+        return fields
+    half = len(fields) // 2
+    return [*_refused(asked, fields[:half]), *_refused(asked, fields[half:])]
+
+
+def _error(asked: Perturber, field: tuple[str, ...], word: str) -> str:
+    """Return the error of a word without it: another one than that of nonsense means that the word was known."""
+    kind, _, message = _raised(asked, {field: word}).partition(": ")
+    return f"{kind}: {message.replace(word, '')}"
+
+
+def _raised(asked: Perturber, words: dict[tuple[str, ...], str]) -> str:
+    before, asked.data = asked.data, copy.deepcopy(asked.data)
+    known = asked.owners[()].to_dict()
+    try:
+        for (top, *inside), word in words.items():
+            if not inside:
+                asked.data[top] = word
+                continue
+            holder = asked.data[top] = copy.deepcopy(asked.data.get(top) or known[top] or {"factor": 2.0})
+            for key in inside[:-1]:
+                holder = holder[key]
+            holder[inside[-1]] = word
+        built = asked.built({})
+    finally:
+        asked.data = before
+    return built if isinstance(built, str) else ""
+
+
+def _words_in_reach(asked: Perturber) -> list[list[str]]:
+    """Return the tables of names that the modules of a class and its config see, and each word they compare with."""
+    tables, words = [], set[str]()
+    own = [sys.modules[one.__module__] for one in (asked.model_class, asked.config_class)]
+    seen = {name for module in own for name in (getattr(v, "__module__", "") for v in vars(module).values())}
+    near = [sys.modules[name] for name in sorted(map(str, seen)) if name.startswith("transformers.")]
+    for module in {id(module): module for module in (*own, *near)}.values():
+        for name, value in vars(module).items():
+            keys = value if isinstance(value, Mapping) else ()
+            texts = [key for key in keys if type(key) is str and WORD.fullmatch(key)]
+            if texts and texts not in tables and not name.startswith("__"):
+                tables.append(texts)
+    for module in own:
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            inner = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            inner += [key for key in node.keys if key] if isinstance(node, ast.Dict) else []
+            inner += [node.annotation] if isinstance(node, ast.AnnAssign) else []
+            inner += node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else []
+            leaves = (leaf for part in inner for leaf in ast.walk(part) if isinstance(leaf, ast.Constant))
+            words |= {leaf.value for leaf in leaves if isinstance(leaf.value, str) and WORD.fullmatch(leaf.value)}
+    return [*tables, *([word] for word in sorted(words - {name for table in tables for name in table}))]
