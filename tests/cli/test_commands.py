@@ -17,7 +17,7 @@ from tiecheck.cli.streams import PlainCommand
 def test_a_rule_is_explained_by_its_code_and_all_are_listed() -> None:
     one = CliRunner().invoke(rule.command, ["tie101"])
     assert one.exit_code == 0
-    assert one.stdout.startswith("TIE101 trained-head-discarded: ")
+    assert one.stdout.startswith("TIE101 trained-head-discarded\nSeverity error")
     assert "TIE701" in CliRunner().invoke(rule.command, []).stdout
 
 

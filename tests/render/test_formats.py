@@ -246,6 +246,7 @@ def test_a_page_stands_by_itself_and_takes_a_thousand_findings() -> None:
     assert not {"src", "href"} & {key for _, attributes in page.seen for key in attributes}
     assert "prefers-color-scheme" in SHEET
     assert "url(" not in SHEET
+    assert "4rem minmax(0,1fr)" in SHEET, "a long line of code scrolls, and does not widen the page"
 
 
 def test_the_strip_has_a_cell_for_each_group_and_loader() -> None:

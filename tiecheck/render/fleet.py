@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from tiecheck.records.fleet import FleetComparison, FleetCount, FleetSummary
-from tiecheck.render.lines import Line, write_lines
+from tiecheck.render.lines import Line, page_width, write_lines
 from tiecheck.render.reports import Style
 from tiecheck.wording import counted, size
 
@@ -16,7 +16,7 @@ SHOWN = 12
 
 def render(found: FleetSummary | FleetComparison, style: Style, stream: TextIO) -> None:
     """Write the summary as text, or two tables side by side."""
-    lines = _lines(found) if isinstance(found, FleetSummary) else _compared(found)
+    lines = _lines(found, page_width(stream)) if isinstance(found, FleetSummary) else _compared(found)
     write_lines(list(lines), style, stream)
 
 
@@ -40,10 +40,10 @@ def _compared(found: FleetComparison) -> Iterator[Line]:
     )
 
 
-def _lines(found: FleetSummary) -> Iterator[Line]:
-    yield from _table("rule", found.rules, "tiecheck rule CODE explains one")
-    yield from _table("class", tuple(one for one in found.architectures if one.fail or one.error))
-    yield from _table("loader that is hurt", found.loaders)
+def _lines(found: FleetSummary, width: int) -> Iterator[Line]:
+    yield from _table("rule", found.rules, width, "tiecheck rule CODE explains one")
+    yield from _table("class", tuple(one for one in found.architectures if one.fail or one.error), width)
+    yield from _table("hurt loader", found.loaders, width)
     if found.worst:
         yield Line("the worst models", 0, 0, "bold")
         for model in found.worst[:SHOWN]:
@@ -62,19 +62,23 @@ def _lines(found: FleetSummary) -> Iterator[Line]:
     yield Line(line, 0, 2, tone)
     run = found.run
     sign = " =" if run.complete else ", of these"
-    text = f"{run.listed:,} listed{sign} {run.judged:,} judged + {run.failed:,} failed + {run.skipped:,} skipped"
+    rest = f"{run.failed:,} not read + {run.skipped:,} kept from before"
+    text = f"{run.listed:,} listed{sign} {run.judged:,} judged + {rest}"
     rate = f", {(run.judged + run.failed) / run.seconds:,.0f} a second" if run.seconds else ""
     yield Line(f"{text}; {run.seconds:,.1f} s{rate}", 0, 2)
     if found.requests:
         yield Line(f"{counted(found.requests, 'request')}, {size(found.bytes)}", 0, 2)
 
 
-def _table(title: str, rows: tuple[FleetCount, ...], hint: str = "") -> Iterator[Line]:
+def _table(title: str, rows: tuple[FleetCount, ...], width: int, hint: str = "") -> Iterator[Line]:
     if not rows:
         return
-    yield Line(f"{title:<40} {'models':>9} {'fail':>9} {'error':>7}", 0, 0, "bold", None, whole=True)
+    room = min(max(40, *(len(one.name) + 2 for one in rows[:SHOWN])), width - 28)
+    yield Line(f"{title:<{room}} {'models':>9} {'fail':>9} {'error':>7}", 0, 0, "bold", None, whole=True)
     for one in rows[:SHOWN]:
-        yield Line(f"{one.name:<38.60} {one.models:>9,} {one.fail:>9,} {one.error:>7,}", 2, 0, whole=True)
+        yield Line(
+            f"{one.name:<{room - 2}.{room - 2}} {one.models:>9,} {one.fail:>9,} {one.error:>7,}", 2, 0, whole=True
+        )
     if len(rows) > SHOWN:
         yield Line(f"and {len(rows) - SHOWN:,} more; -f json has all", 2)
     if hint:

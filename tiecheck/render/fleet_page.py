@@ -16,7 +16,7 @@ SHOWN = 200
 
 TABLES = (
     "table{border-collapse:collapse;width:100%}td,th{padding:.15rem .6rem;text-align:right}"
-    "td:first-child,th:first-child{text-align:left;overflow-wrap:anywhere}meter{width:10rem}"
+    "td:first-child,th:first-child{text-align:left;width:60%;overflow-wrap:anywhere}meter{width:10rem}"
 )
 
 
@@ -27,7 +27,7 @@ def render(found: FleetSummary, style: Style, stream: TextIO) -> None:  # noqa: 
     counts = ", ".join(f'<span class="{word}">{count:,} {word}</span>' for word, count in status.items())
     stream.write(
         f"{page_head('tiecheck fleet', TABLES)}<p>{counted(sum(status.values()), 'model')}: {counts}</p>"
-        f"<p>{run.listed:,} listed, {run.judged:,} judged, {run.failed:,} failed, {run.skipped:,} skipped"
+        f"<p>{run.listed:,} listed, {run.judged:,} judged, {run.failed:,} not read, {run.skipped:,} kept from before"
         f"{'' if run.complete else '; the run is not complete'}</p>\n"
     )
     stream.writelines(_table("Rules", found.rules, told=True))
@@ -42,7 +42,7 @@ def _table(title: str, rows: tuple[FleetCount, ...], *, told: bool = False) -> I
     if not rows:
         return
     heads = "".join(f"<th>{head}</th>" for head in ("", "models", "fail", "error", ""))
-    yield f'<h2>{title}</h2><div class="scroll"><table><tr>{heads}</tr>\n'
+    yield f'<h2>{title}</h2><div class="scroll" tabindex="0"><table><tr>{heads}</tr>\n'
     for one in rows[:SHOWN]:
         text = f" {html_text(rule_of(one.name).summary.replace('`', ''))}" if told else ""
         size = f'max="{one.models}" value="{one.fail}" low="0" high="0" optimum="0"'  # red from the first on

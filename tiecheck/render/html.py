@@ -22,7 +22,7 @@ SHEET = (
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
 code,pre{font-family:ui-monospace,monospace;font-size:.92em;overflow-wrap:anywhere}pre{overflow-x:auto}
 details{border-top:1px solid var(--line);padding:.4rem 0}summary{cursor:pointer;overflow-wrap:anywhere}
-dl{display:grid;grid-template-columns:4rem 1fr;margin:.3rem 0 1rem}dd{margin:0;overflow-wrap:anywhere}
+dl{display:grid;grid-template-columns:4rem minmax(0,1fr);margin:.3rem 0 1rem}dd{margin:0;overflow-wrap:anywhere}
 .fail,.error{color:var(--lost)}.pass{color:var(--tied)}.warning{color:var(--warned)}
 b{display:inline-block;min-width:5rem}.scroll{overflow-x:auto}dt{opacity:.7}
 """

@@ -41,7 +41,7 @@ def found_lines(found: FoundRules) -> Iterator[Line]:
 
 def rule_lines(rule: type[Rule]) -> Iterator[Line]:
     """Yield one rule in full, rendered: headings, paragraphs, lists, and code that is never wrapped."""
-    yield Line(f"{rule.code} {rule.name}: {rule.summary}", 0, 2, SEVERITY_TONES[rule.severity], len(rule.code))
+    yield Line(f"{rule.code} {rule.name}", 0, 2, SEVERITY_TONES[rule.severity], len(rule.code))
     yield Line(_grades(rule), 0, 2, "dim")
     for title, body in {"": _about(rule), **rule.text()}.items():
         yield Line("")

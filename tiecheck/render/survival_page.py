@@ -17,7 +17,7 @@ def render(found: SurvivalMatrix, style: Style, stream: TextIO) -> None:  # noqa
     head = ["operation", *(" = ".join(tie.names) for tie in found.ties), "notes"]
     cells = "".join(f'<th scope="col">{html_text(word)}</th>' for word in head)
     stream.write(f"{page_head('tiecheck survive', SHEET)}<p><code>{html_text(found.target)}</code></p>\n")
-    stream.write(f'<div class="scroll"><table><tr>{cells}</tr>\n')
+    stream.write(f'<div class="scroll" tabindex="0"><table><tr>{cells}</tr>\n')
     for row in found.operations:
         mark = " (x)" if row.by_nature else ""
         stream.write(f'<tr><th scope="row" title="{html_text(row.words)}">{html_text(row.operation + mark)}</th>')

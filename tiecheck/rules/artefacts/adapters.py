@@ -18,7 +18,7 @@ class AdapterTargetsMissingName(Rule):
 
     ## What it does
     Compares the modules that the adapter has weights of with the members of the base's ties: those that no file of
-     the base holds, and heads of a class without a head.
+    the base holds, and heads of a class without a head.
 
     ## Why it is bad
     PEFT adapts modules of the built model, where a tied head exists though it is not stored. Tools that merge files
@@ -76,7 +76,7 @@ class AdapterOfOtherRows(Rule):
 
     ## What it does
     Compares the rows of what the adapter holds of embedding and head (trained copies, kept copies, updates) with
-     those that the base stores.
+    those that the base stores.
 
     ## Why it is bad
     The vocabulary was grown before the training, and the base on disk is the one of before. PEFT raises a size

@@ -134,7 +134,7 @@ class GgufNotItsSource(Rule):
 
     ## What it does
     With `--from DIR`, compares `token_embd.weight` and `output.weight` row by row with embedding and head of that
-     checkpoint, quantised blocks dequantised. A row counts where rounding to its type does not explain the difference.
+    checkpoint, quantised blocks dequantised. A row counts where rounding to its type does not explain the difference.
 
     ## Why it is bad
     A head that was trained apart and is not in the file is replaced by the embedding without a word. A converter that

@@ -58,12 +58,13 @@ class AdapterOnOneTiedMember(Rule):
 
     ## What it does
     Looks for the members of the base's ties among the modules that the adapter has weights of. It finds a copy of one
-     member alone (`modules_to_save`), and trained tokens of a head or of members with other tokens.
+    member alone (`modules_to_save`), and single tokens (`trainable_token_indices`) that are trained in the head alone,
+    or in two members with different tokens.
 
     ## Why it is bad
     While the adapter is applied the tie is broken: a trained embedding stands beside a head that knows nothing of it,
-    so that new tokens can be read and never be said. Trained tokens are written into the one tensor by a merge, so
-    that the merged model is not the one that was trained.
+    so that new tokens can be read and are never predicted. A merge writes trained tokens into the one tensor, so that
+    the merged model is not the one that was trained.
 
     ## How to fix it
     Train again with `ensure_weight_tying=True` (PEFT 0.18 and newer, LoRA), or with `trainable_token_indices` for the
@@ -208,7 +209,7 @@ class LowRankUpdateOnTiedHead(Rule):
 
     ## What it does
     Finds updates (LoRA, DoRA, IA3, LoHa, OFT and their kin) of a member of a tie, and layers that are repeated over the
-     same weights (`layer_replication`).
+    same weights (`layer_replication`).
 
     ## Why it is bad
     While the adapter is applied its update goes through the one module alone. A merge adds it to the one tensor that

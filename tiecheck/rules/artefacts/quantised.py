@@ -40,8 +40,8 @@ class OneSidedQuantisation(Rule):
 
     ## What it does
     Recognises the tensors that GPTQ, AWQ, compressed-tensors, bitsandbytes, fp8 checkpoints and MLX write for one
-     matrix, takes them as one thing, and compares the members of a declared tie: one of them quantised and another
-     plain, in two formats, or in one with other bytes.
+    matrix, takes them as one thing, and compares the members of a declared tie: one of them quantised and another
+    plain, in two formats, or in one with other bytes.
 
     ## Why it is bad
     The flag says one tensor, the file holds two. A loader that goes by the flag leaves the quantised head out, or puts
@@ -167,7 +167,7 @@ class ExportDuplicatesTie(Rule):
 
     ## What it does
     Finds in an ONNX file a table that rows are gathered from, and a matrix of a product with the same values, in the
-     same shape or transposed.
+    same shape or transposed.
 
     ## Why it is bad
     The exporter has folded the transpose of the head into a constant, so that the file holds the matrix a second time:

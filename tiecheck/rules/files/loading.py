@@ -20,24 +20,32 @@ class LoaderReadsOtherWeights(Rule):
     """The weights of the directory are not what transformers loads from it.
 
     ## What it does
-    Looks at a model directory as `from_pretrained` does: whether the file has one of the names that it looks for,
-    whether a pickle's tensors stand at the top and not below a key like `state_dict`, and whether the metadata of a
-    single safetensors file names its `format`, without which transformers 4.57 refuses it (a warning). A vendor's own
-    file beside it (`consolidated.safetensors`) with another embedding is a warning too.
+    Looks at a model directory as `from_pretrained` does: whether the file has one of the names that it looks for, or
+    the one in `transformers_weights` of the config; whether a pickle's tensors stand at the top and not below a key
+    like `state_dict`; whether an index has an object `metadata` beside its `weight_map`; and whether the metadata of
+    each safetensors file names its `format`, without which transformers 4.57 refuses it (a warning). 4.57 reads a
+    file of TensorFlow's or JAX's by those libraries alone. A vendor's own file beside it
+    (`consolidated.safetensors`) with another embedding is a warning too. What mlx-lm wrote is left to mlx-lm.
 
     ## Why it is bad
     Everything else in the report is about tensors that this loader never sees. A file under another name is an
-    `OSError`; of a nested state dict not one name is known, and every weight is made at random without an error.
+    `OSError`, and an index without metadata a `KeyError`. Of a nested state dict not one name is known: every weight is
+    made at random, without an error.
 
     ## How to fix it
-    Rename the file to `model.safetensors`, save the inner state dict alone, or write the file again with
-    `metadata={"format": "pt"}`. What is named on the command line itself is judged without this rule.
+    Rename the file to `model.safetensors`, save the inner state dict alone, write the file again with
+    `metadata={"format": "pt"}`, or put `"metadata": {}` into the index. A file that is named on the command line itself
+    needs no standard name.
     """
 
     code = "TIE206"
     summary = "file names, a nested state dict or a missing format send a loader to other weights, or to none"
     severity = "error"
-    messages = ("no file named model.safetensors", "Incompatible safetensors file. File metadata is not")
+    messages = (
+        "no file named model.safetensors",
+        "Incompatible safetensors file. File metadata is not",
+        "KeyError: 'metadata'",
+    )
     threads = "vllm-project/vllm#40765"
 
     def check(self, load_problems: tuple[LoadProblem, ...]) -> Iterator[Draft]:
@@ -63,28 +71,42 @@ class LoadWillRaise(Rule):
     """The config and the tensors do not fit each other, or the library refuses the config.
 
     ## What it does
-    Holds the sizes of stored tensors against the numbers in `config.json` that make them, as the class builds them:
-    rows of the embedding against `vocab_size`, widths, heads and intermediate sizes of every model inside, with the
-    library's own defaults where a section is missing. It also finds values of a type that transformers 5 refuses (null
-    for a number, a text for a truth value), and sections that lack the model type they need. Quantised files and
-    classes that the table lacks are left out. Of a live model its tied matrices are held against the config it has. For
-    transformers 4.57 it finds a head beside names of which none has the base model's prefix.
+    Compares stored tensors with the numbers in `config.json` that give them their size: rows of the embedding with
+    `vocab_size`, and widths, heads and intermediate sizes of every model inside, with the library's own defaults where
+    a section is missing. Quantised files and classes that the table lacks are left out. Of a live model it compares the
+    tied matrices with the config that it has.
+
+    It also finds what the library refuses in the config, whatever is stored:
+
+    - a value of another type than its field has (null for a number, a text for a truth value; transformers 5);
+    - numbers that do not go together: heads that do not divide the width, a padding token beyond the rows of its table;
+    - a `dtype` that is no float type of torch, and a `quantization_config` that is null, no object, or names no method;
+    - a section without the model type it needs, or one that the class does not have and that is taken for its text's.
+
+    For transformers 4.57 it finds a head beside names of which none has the base model's prefix (a warning), and what
+    transformers 5 writes and 4.57 does not read (a note).
 
     ## Why it is bad
     `from_pretrained` ends in `size mismatch`, or before that in a validation error. The usual causes are tokens that
     were added without the config being saved again, a config taken from another size of the model, a section such as
-    `vision_config` that was lost, and padding that a training framework left in. A file without prefixes is the base
-    model's own for 4.57: it calls it corrupted where a head is in it; 5 asks name by name.
+    `vision_config` that was lost, and padding that a training framework left in. 4.57 takes a file without prefixes for
+    the base model's own, and calls it corrupted where a head is in it; 5 asks name by name.
 
     ## How to fix it
     Write the number that the tensors have into `config.json`; or load where the model is whole, resize with
-    `resize_token_embeddings`, and save both. Names get their prefix from `save_pretrained`.
+    `resize_token_embeddings`, and save both. Take out a key or a section that the class does not have. Names get their
+    prefix from `save_pretrained`.
     """
 
     code = "TIE207"
     summary = "stored tensors do not have the sizes that the config builds, or the library refuses the config"
     severity = "error"
-    messages = ("size mismatch for model.embed_tokens.weight", "You set `ignore_mismatched_sizes` to `False`")
+    messages = (
+        "size mismatch for model.embed_tokens.weight",
+        "You set `ignore_mismatched_sizes` to `False`",
+        "Padding_idx must be within num_embeddings",
+        "StrictDataclassFieldValidationError: Validation error for field",
+    )
     threads = ""
 
     def check(self, load_problems: tuple[LoadProblem, ...]) -> Iterator[Draft]:

@@ -29,8 +29,8 @@ class OptimizerHoldsOrphan(Rule):
     ## What it does
     Finds tensors in the parameter groups that the model does not have, while the model has parameters that train and
     are in no group: something was replaced after the optimizer was made. An optimizer that holds another model's
-    parameters beside all of this one's is left alone. A head that is an equal copy of an embedding, trains, and alone
-    is in no group, is a warning: it was separated from the embedding, or left out by its name.
+    parameters beside all of this one's is left alone. A head with the values of the embedding that is the only
+    parameter in no group is a warning: it was separated from the embedding, or left out by its name.
 
     ## Why it is bad
     The tie is whole, gradients flow, the loss is finite, and nothing is learned: the step goes to a tensor that no
@@ -89,9 +89,9 @@ class TiedWeightInNameGroup(Rule):
     """A tied embedding stands in the group of the matrices.
 
     ## What it does
-    Finds a tied tensor that is an embedding or the model's head, in a group of Muon or of another optimizer that
-    orthogonalises matrices. Groups made by name put it there: `named_parameters()` gives a tied matrix its first name
-    alone, so that a filter for `embed` or `head` misses it.
+    Finds a tied embedding or head in a group of Muon, or of another optimizer that orthogonalises matrices. Groups made
+    by name put it there: `named_parameters()` lists a tied matrix under its first name alone, and a filter for the
+    other name misses it.
 
     ## Why it is bad
     Muon is made for the matrices between the layers; its authors leave embeddings and heads to AdamW. The update of a

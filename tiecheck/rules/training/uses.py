@@ -19,8 +19,8 @@ class DeadTiedSlot(Rule):
 
     ## What it does
     Compares the members of every group with a traced forward pass (`--uses`). A declared member that is a parameter of
-    its own and that nothing reads is a warning. A name of a really tied tensor by which the pass never comes to it is a
-    note: it costs nothing. The name that a class declares as the source of its tie (T5's `shared`) is no slot.
+    its own and that nothing reads is a warning. Where the tensor is one and only one of its names is never used, it is
+    a note: that costs nothing. The name that a class declares as the source of its tie (T5's `shared`) is left out.
 
     ## Why it is bad
     A parameter that nothing reads has no gradient: weight decay moves it, sharded optimizers may fail on it, and the
@@ -111,7 +111,7 @@ class ForwardIgnoresHead(Rule):
     noise, or repeats itself, and no shape or name is wrong.
 
     ## How to fix it
-    Call the head in `forward`; where the tie is meant, tie the two and leave the head out.
+    Call the head in `forward`. Where the two are meant to be one, tie them, or build no head.
     """
 
     code = "TIE705"
@@ -159,13 +159,13 @@ class HalfGradient(Rule):
     """After one backward pass the tensor's gradient lacks one of its uses.
 
     ## What it does
-    Makes one backward pass (`--uses`) in which each use of a tied tensor has a gradient of its own: of the weights that
-    are there, or of a small model of the same class. Finds a tensor whose lookups, or whose products, give it none at
-    all though the model uses it so, because the use is cut off (`detach`, `.data`, `no_grad`); and plain attributes
-    that hold a parameter's values, or its transpose, and are used in its place. A view is a warning, a copy a note.
+    Makes one backward pass (`--uses`), with the weights that are there or with a small model of the same class, and
+    looks at the gradient of each use by itself. It finds a tensor that gets none from its lookups, or none from its
+    products, because they are cut off (`detach`, `.data`, `no_grad`). It also finds plain attributes that hold a
+    parameter's values, or its transpose, and are used in its place: a view is a warning, a copy a note.
 
     ## Why it is bad
-    The tensor learns from one half of its uses alone. Nothing fails; the loss is only worse.
+    The tensor learns from one half of its uses alone. Nothing fails, and the loss is worse.
 
     ## How to fix it
     Use the parameter itself (`F.linear(x, self.wte.weight)`), without `detach` or `.data`. Where the half is meant (a
