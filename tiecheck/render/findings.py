@@ -83,7 +83,7 @@ def whom_text(finding: Finding, target: TargetReport) -> str:
         ways.setdefault(lost_words(entry), []).append(title)
     text = "; ".join(f"{', '.join(dict.fromkeys(whom))} ({way})" for way, whom in ways.items())
     if others:
-        text += f"; besides {_first(others)}"
+        text += f"; also {_first(others)}"
     fine = [_title(entry) for entry in entries if entry.outcome not in {*HURTS, "unknown"}]
     fine = [title for title in dict.fromkeys(fine) if title not in finding.hurts]
     return f"{text}; not {_first(fine)}" if fine else text

@@ -160,9 +160,13 @@ def _skips(target: TargetReport) -> Iterator[Line]:
 
 
 def _for_whom(target: TargetReport) -> str:
-    """Tell which loaders a pass is not meant for: those that break the file all the same."""
+    """Tell which loaders a pass is not meant for: those that break the file, and those of `--for` that nobody asked."""
+    if target.status == "pass" and target.judged_for and target.loaders and "live" not in target.layers:
+        told = {entry.loader for entry in target.loaders}
+        untold = [name for word in target.judged_for if (name := word.partition("=")[0]) not in told]
+        return f"not known in {', '.join(untold)}" if untold else ""
     hurt = tuple(dict.fromkeys(entry.loader for entry in target.loaders if entry.outcome in HURTS))
-    if target.status != "pass" or target.judged_for or not hurt:
+    if target.status != "pass" or not hurt:
         return ""
     return f"not in {', '.join(hurt)} (--for {','.join(hurt)})"
 
@@ -190,6 +194,8 @@ def ties_text(target: TargetReport) -> str:
 def _word(tie: TieEntry) -> str:
     if tie.kind_from == "live" and tie.kind is not None:
         return "tied" if tie.kind in TIED else "not tied"
+    if tie.declared and tie.stored == "separate":
+        return "declared tied, stored apart"
     return {True: "tied", False: "not tied", None: "undeclared"}[tie.declared]
 
 
