@@ -319,7 +319,7 @@ def test_a_file_whose_name_is_no_text_has_its_bytes_in_its_address(tmp_path: Pat
 def test_the_summary_counts_what_the_page_shows() -> None:
     report = tiecheck.check(MODELS / "llama-diverged-head")
     assert summary_text(report) == "1 target: 1 fail. Findings: 1 error."
-    assert ties_text(report.targets[0]) == "1 group of 2, tied"
+    assert ties_text(report.targets[0]) == "1 group of 2, declared tied, stored apart"
 
 
 def test_several_formats_in_one_run(tiecheck_cli, tmp_path: Path) -> None:
