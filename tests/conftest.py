@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,21 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # a job in the background: what a test starts could not be interrupted
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+IMPORTED = pytest.StashKey[int]()
+"""How many modules there were when the collector last looked at what they hold."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Put what imports have made out of the collector's sight, as the fuzzer and our own command do.
+
+    Libraries ask for a whole collection at each load, which else goes through all that a worker has imported.
+    """
+    if len(sys.modules) > item.config.stash.get(IMPORTED, 0) + 200:
+        item.config.stash[IMPORTED] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "models"
 

@@ -102,6 +102,8 @@ class _Reader:
             target_account().take(FIELDS, 1, self.path)
             key, at = self._varint(at, end)
             field, kind = key >> 3, key & 7
+            if not field:
+                self.refuse("a field has the number 0")
             if kind == 0:
                 value, at = self._varint(at, end)
                 yield field, value, value
