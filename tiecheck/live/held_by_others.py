@@ -34,8 +34,11 @@ def tensors_in_optimizers(
         tensors[id(tensor)] = tensor
     foreign = {id(p) for other in others for p in other.parameters()}
     tables = _tables(places)
-    for own, master in _masters(places, [tensor for key, tensor in tensors.items() if key not in foreign]):
-        slots.setdefault(id(own), []).extend(slots.pop(id(master)))
+    masters = [*_masters(places, [tensor for key, tensor in tensors.items() if key not in foreign])]
+    for own, master in masters:
+        slots.setdefault(id(own), []).extend(slots[id(master)])
+    for key in {id(master) for _, master in masters}:
+        del slots[key]
     found = []
     for tensor in places.tensors():
         held = tuple(slots.pop(id(tensor), ()))
@@ -49,15 +52,22 @@ def tensors_in_optimizers(
 
 
 def _masters(places: Registrations, held: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield half-precision parameters, each with a held float32 copy: what mixed precision by hand steps for it."""
+    """Yield half-precision parameters, each with a held float32 copy: what mixed precision by hand steps for it.
+
+    One flat tensor may have the values of several, in the order in which the module has them.
+    """
     ids = {id(tensor) for tensor in held}
     halves = [t for t in places.tensors() if t.dtype in HALVES and id(t) not in ids and t.requires_grad]
     wide = [tensor for tensor in held if tensor.dtype is torch.float32 and not tensor.is_meta] if halves else []
     for master in wide:
+        begin, values = 0, master.detach().reshape(-1)
         for own in halves:
-            if own.shape == master.shape and torch_adapter.equal_bytes(master.detach().to(own.dtype), own.detach()):
+            end = begin + own.numel()
+            if end > len(values) or (master.dim() != 1 and own.shape != master.shape):
+                continue
+            if torch_adapter.equal_bytes(values[begin:end].reshape(own.shape).to(own.dtype), own.detach()):
                 yield own, master
-                break
+                begin = end
 
 
 def _slots(optimizers: tuple[Any, ...]) -> Iterator[tuple[Tensor, GroupPlace]]:

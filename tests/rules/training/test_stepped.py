@@ -83,6 +83,46 @@ def test_masters_in_float32_stand_for_their_half_precision_parameters() -> None:
     assert found(model, optimizer)["TIE707"].names == ("emb.weight", "lin.weight")
 
 
+@pytest.mark.parametrize("padding", [0, 5])
+def test_flat_masters_stand_for_all_that_lies_in_them(padding: int) -> None:
+    model = Param()
+    model.mlp = nn.Linear(3, 3)
+    model = model.half()
+    halves = list(model.parameters())
+    flat = nn.functional.pad(torch.cat([p.detach().float().flatten() for p in halves]), (0, padding)).requires_grad_()
+    optimizer = torch.optim.SGD([flat], lr=1.0)
+    assert not found(model, optimizer)
+    flat.grad = torch.ones_like(flat)
+    optimizer.step()
+    assert found(model, optimizer)["TIE707"], "not copied back: what the model has is stepped by nobody"
+    begin = 0
+    for own in halves:
+        own.data.copy_(flat.detach()[begin : begin + own.numel()].view_as(own))
+        begin += own.numel()
+    assert not found(model, optimizer)
+
+
+def test_what_replaces_an_orphan_keeps_its_settings() -> None:
+    model = Param()
+    model.mlp = nn.Linear(3, 3)
+    table = {"params": [model.emb.weight], "lr": 0.5, "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW([table, {"params": list(model.mlp.parameters())}], lr=1e-3)
+    model.emb.weight = model.lin.weight = nn.Parameter(torch.ones(9, 6))
+    mended(model, optimizer, "TIE707")
+    first, second = optimizer.param_groups
+    assert [id(p) for p in first["params"]] == [id(model.emb.weight)]
+    assert (first["lr"], len(second["params"])) == (0.5, 2)
+
+
+@pytest.mark.parametrize("kind", [NewParameter, Data])
+def test_one_memory_of_which_one_side_is_stepped_is_told_once(kind: type[Pair]) -> None:
+    model = kind()
+    optimizer = torch.optim.AdamW([model.emb.weight])
+    assert set(found(model, optimizer)) == {"TIE703"}
+    mended(model, optimizer, "TIE703")
+    assert model.emb.weight is model.lin.weight
+
+
 def test_two_optimizers_over_one_tensor_are_a_warning() -> None:
     model = Param()
     both = [torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.AdamW(model.parameters())]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.life import GroupPlace, HeldTensor
-from tiecheck.records.live import DeclaredTie
+from tiecheck.records.live import DeclaredTie, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
@@ -50,13 +50,15 @@ class OptimizerHoldsOrphan(Rule):
         mending: Mending,
         held_tensors: tuple[HeldTensor, ...],
         equal_copies: tuple[tuple[str, str], ...],
+        live_ties: tuple[Tie, ...],
         declared_ties: tuple[DeclaredTie, ...],
     ) -> Iterator[Draft | Unknown]:
         orphans = [held for held in held_tensors if not held.names]
         lacking = [held for held in held_tensors if held.names and not held.slots]
         if lacking and not orphans:
-            declared = [set(tie.names) for tie in declared_ties]  # declared-tie-not-applied speaks
-            pairs = [pair for pair in equal_copies if not any(names.issuperset(pair) for names in declared)]
+            groups = [*(tie.names for tie in declared_ties), *(tie.names for tie in live_ties)]
+            told = [set(names) for names in groups]  # by declared-tie-not-applied or members-in-different-groups
+            pairs = [pair for pair in equal_copies if not any(names.issuperset(pair) for names in told)]
             yield from _copies_left_out(mending, held_tensors, pairs)
         if not orphans or not lacking:
             return
@@ -154,10 +156,11 @@ def _copies_left_out(
 
 
 def _regrouped(mending: Mending, orphans: list[HeldTensor], lacking: list[HeldTensor]) -> Edit:
-    slot = orphans[0].slots[0]
-    new = ", ".join(model_path(mending, held.names[0]) for held in lacking)
     lines = without_orphans({variable_of(s) for held in orphans for s in held.slots})
-    lines.append(f'{variable_of(slot)}.add_param_group({{"params": [{new}]}})')
+    for held in lacking:
+        likest = max(orphans, key=lambda one: (one.shape == held.shape, one.shape[1:] == held.shape[1:]))
+        group = f"{variable_of(likest.slots[0])}.param_groups[{likest.slots[0].group}]"
+        lines.append(f'{group}["params"].append({model_path(mending, held.names[0])})')
     return python_edit("regrouped", None, *lines)
 
 
