@@ -157,7 +157,7 @@ class Classes(Mutator):
         own = save.class_name
         kin = [(name,) for name in siblings(save.model_type) if name != own]
         inner = {v.get("model_type") for v in save.config.values() if isinstance(v, dict)} - {None, ""}
-        kin += [(name,) for kind in sorted(inner & CONFIG_MAPPING.keys()) for name in siblings(kind)]
+        kin += [(name,) for kind in sorted(inner.intersection(CONFIG_MAPPING.keys())) for name in siblings(kind)]
         older = [(own.replace("Llama", "LLaMA"),), (own.replace("ForConditionalGeneration", "ForCausalLM"),)]
         words = [..., None, (), own, ("AutoModel",), ("AutoModelForCausalLM",), (own, "LlamaForCausalLM")]
         return st.sampled_from([*words, ("LlamaForCausalLM", own), (own.lower(),), *older, *kin]).map(cls)
