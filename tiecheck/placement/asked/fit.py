@@ -14,7 +14,7 @@ from tiecheck.errors import UsageError, near_words
 from tiecheck.placement.asked.memory import DISK, NUMBERED, devices_of, shown_value
 from tiecheck.placement.map_lookup import broken_nesting, transformers_key
 from tiecheck.records.placement import Device
-from tiecheck.wording import counted, size
+from tiecheck.wording import counted, pronoun_for, size
 
 LISTED = 4
 """Names listed in a message."""
@@ -56,7 +56,7 @@ def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
     held = f"{place} gives no device to {_listed(_modules_of(lacking, set(names).difference(lacking)), alias_paths)}"
     if checked:
         raise UsageError(f"{held} ({count}): add a key for each; accelerate 1.15 raises ValueError")
-    return (*remarks, f"{held} ({count}): transformers 5.23 does not mind")
+    return (*remarks, f"{held} ({count}): transformers 5.23 puts {pronoun_for(tuple(lacking))} on the CPU")
 
 
 def check_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loaded: bool, place: str) -> None:
