@@ -25,6 +25,11 @@ class StoredTensor(Record):
     start: int | None
     """Byte offset of the first element in the file; None where the format has no such thing (a pickle)."""
 
+    @property
+    def packed(self) -> bool:
+        """True where it holds words of a quantised form and no numbers: MLX packs eight values in one."""
+        return not self.dtype.startswith(("float", "bfloat", "complex"))
+
 
 class Shard(Record):
     """One weights file: its header as the parser gave it, so that a million entries are no million objects."""
@@ -267,5 +272,5 @@ class Group(Record):
 
     @property
     def packed(self) -> bool:
-        """True where a stored member holds words of a quantised form and no numbers: MLX packs eight values in one."""
-        return any(not tensor.dtype.startswith(("float", "bfloat", "complex")) for tensor in self.tensors)
+        """True where a stored member holds packed words, whose shape and values are not those of the matrix."""
+        return any(tensor.packed for tensor in self.tensors)

@@ -32,15 +32,22 @@ def judged(where: Path) -> TargetReport:
     return report
 
 
-def mlx_packed(name: str, bits: int, where: Path, *, tied: bool) -> Path:
-    """Save a class of transformers, and pack it by mlx-lm as `mlx_lm.convert` does."""
+def mlx_packed(name: str, bits: tuple[int, int, int], where: Path, *, tied: bool) -> Path:
+    """Save a class of transformers, and pack layers, embedding and head by mlx-lm, each to its bits; 0 is plain."""
     utils = pytest.importorskip("mlx_lm.utils")
     torch.manual_seed(0)
     made = getattr(transformers, name)
     made(made.config_class(**SIZES, tie_word_embeddings=tied)).save_pretrained(where / "plain")
     model, config = utils.load_model(where / "plain")
-    if bits:
-        model, config = utils.quantize_model(model, config, 64, bits)
+    layers, embedding, head = bits
+
+    def asked(path: str, _module: object, *_: object) -> Any:
+        own = head if "lm_head" in path else embedding if "embed_tokens" in path else layers
+        return {"group_size": 64, "bits": own} if own else False
+
+    if any(bits):
+        how = {"quant_predicate": asked} if len(set(bits)) > 1 else {}
+        model, config = utils.quantize_model(model, config, 64, max(bits), **how)
     (where / "packed").mkdir()
     utils.save_model(where / "packed", model)
     utils.save_config(config, where / "packed" / "config.json")
@@ -93,7 +100,9 @@ def damaged(where: Path, draw: random.Random) -> str:
 def test_a_directory_of_mlx_is_told_as_mlx_lm_loads_it(seed: int, tmp_path: Path) -> None:
     draw = random.Random(seed)
     name = draw.choice(("LlamaForCausalLM", "Qwen3ForCausalLM", "Qwen2ForCausalLM"))
-    where = mlx_packed(name, draw.choice((0, 4, 8)), tmp_path, tied=draw.random() < 0.5)
+    bits = draw.choice((0, 4, 8))
+    ends = (bits, bits) if draw.random() < 0.5 else (draw.choice((0, 4, 6)), draw.choice((0, 4, 6)))
+    where = mlx_packed(name, (bits, *ends), tmp_path, tied=draw.random() < 0.5)
     done = damaged(where, draw)
     report, truth = judged(where), mlx_loads(where)
     (said,) = {view.outcome for view in report.loaders if view.loader == "mlx-lm"}

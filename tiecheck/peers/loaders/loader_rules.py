@@ -87,7 +87,7 @@ def stored_of(group: Group, dtype: object = None) -> StoredMembers:
         targets=not missing - {group.source} and group.names != (group.source,),  # one that is guessed may be alone
         some=bool(group.stored_names),
         alike=alike,
-        shapes=group.unlike or len({tensor.shape for tensor in group.tensors}) < 2,
+        shapes=group.unlike or group.packed or len({tensor.shape for tensor in group.tensors}) < 2,
     )
 
 

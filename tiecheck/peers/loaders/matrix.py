@@ -13,7 +13,7 @@ from tiecheck.peers.loaders.transformers import FIVE, FOUR
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
-from tiecheck.records.stored import Checkpoint, Group
+from tiecheck.records.stored import Checkpoint, Group, StoredTensor
 from tiecheck.records.words import RANDOM, Unknown
 from tiecheck.stored.groups import build_groups
 from tiecheck.stored.members import compare_members
@@ -43,10 +43,12 @@ def loader_views(  # noqa: PLR0913, PLR0917  # what a load hangs on
     views = _all_or_none(ask_loaders(situations, loaders_of(), judge_for)) if situations else ()
     unproven = {group.names: reason for group in groups for reason in _unproven(config, group)}
     views = tuple(_held_back(view, unproven.get(view.names)) for view in views)
-    parts = {g.names for g in groups if g.packed and any(_in_part(config, checkpoint, name) for name in g.names)}
+    form = config.data.get("quantization") if config is not None else None
+    parts = {g.names for g in groups if any(_in_part(form, checkpoint, name) for name in g.names)}
     promised = {g.names for g in groups if any(n in checkpoint.weight_map and n not in checkpoint for n in g.missing)}
     views = tuple(_left_on_meta(view) if view.names in promised else view for view in views)
-    stopped: dict[str, Any] = {"outcome": "crash", "message": "a packed matrix of which a part is not stored"}
+    unfit = "a packed matrix of which a part is not stored, or does not fit"
+    stopped: dict[str, Any] = {"outcome": "crash", "message": unfit}
     views = tuple(v._replace(**stopped) if v.loader == "mlx-lm" and v.names in parts else v for v in views)
     for problem in problems:
         views = tuple(_stopped(view, problem) for view in views)
@@ -68,11 +70,30 @@ def _left_on_meta(view: LoaderView) -> LoaderView:
     return view._replace(outcome="crash", message=why)
 
 
-def _in_part(config: ModelConfig | None, checkpoint: Checkpoint, name: str) -> bool:
-    """Tell whether some parts of a matrix as mlx-lm packs it are stored, and others are not."""
-    form = config.data.get("quantization") if config is not None else None
-    wanted = ("weight", "scales", "biases") if isinstance(form, dict) and form.get("mode", "affine") == "affine" else ()
-    return 0 < sum(f"{name.removesuffix('weight')}{part}" in checkpoint for part in wanted) < len(wanted)
+def _in_part(form: object, checkpoint: Checkpoint, name: str) -> bool:
+    """Tell whether a matrix is stored in parts that mlx-lm does not load: some alone, or of other bits than are asked.
+
+    A module is packed where the config has a word of its own for it, else where its scales are stored (`load_model`).
+    """
+    module = name.removesuffix(".weight")
+    parts = [checkpoint.tensor(f"{module}.{part}") for part in ("weight", "scales", "biases")]
+    if not isinstance(form, dict) or not any(parts):
+        return False
+    own = form.get(module, parts[1] is not None)
+    how = form | own if isinstance(own, dict) else form
+    if how.get("mode", "affine") != "affine":
+        return False
+    if own:
+        return not all(parts) or not _fits(parts, how.get("bits"), how.get("group_size"))
+    return parts[0] is None or parts[0].packed or any(parts[1:])
+
+
+def _fits(parts: list[StoredTensor | None], bits: object, size: object) -> bool:
+    """Tell whether the words of a packed matrix are as many as its scales ask for; true where that is not known."""
+    widths = [part.shape[-1] for part in parts[:2] if part is not None and part.shape]
+    if not isinstance(bits, int) or not isinstance(size, int) or len(widths) < 2:
+        return True
+    return widths[0] * 32 == widths[1] * size * bits
 
 
 def _all_or_none(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
@@ -129,7 +150,7 @@ def _unproven(config: ModelConfig | None, group: Group) -> Iterator[_Unproven]:
     if group.packed:
         yield _Unproven("stored as packed words of a quantised form, with which it was not looked at", mlx, False)
     elif data.get("quantization_config") or mlx:
-        yield _Unproven("the files are quantised, and it was not looked at with such", mlx, True)
+        yield _Unproven("the files are quantised, and it was not looked at with such", mlx, not mlx)
 
 
 def _held_back(view: LoaderView, why: _Unproven | None) -> LoaderView:

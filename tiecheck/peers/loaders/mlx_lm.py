@@ -50,8 +50,9 @@ def _decide(situation: Situation) -> Decision | None:
             "crash", f"Missing 2 parameters: {head_name}, {embedding}.", read.dotted or None, read.value, False
         )
     stored = stored_pair(situation)
-    if situation.group.packed and read.ties and stored.targets and head in {"skip", "refuse"}:
-        _, name = embedding_and_head(situation)
+    _, name = embedding_and_head(situation)
+    packed = any(tensor.packed for tensor in situation.group.tensors if tensor.name.endswith(name))
+    if packed and read.ties and stored.targets and head in {"skip", "refuse"}:
         parts = ("biases", "scales", "weight")[: 2 if head == "skip" else 3]  # `sanitize` takes the weight alone away
         left = ", ".join(f"{name.removesuffix('weight')}{part}" for part in parts)
         return Decision(

@@ -67,8 +67,8 @@ class TiedShapeMismatch(Rule):
                 continue
             shapes = {tensor.shape for tensor in group.tensors}
             dtypes = {tensor.dtype for tensor in group.tensors}
-            if len(shapes) == len(dtypes) == 1 or (len(dtypes) > 1 and any("int" in dtype for dtype in dtypes)):
-                continue  # packed words are no numbers that are cast
+            if len(shapes) == len(dtypes) == 1 or group.packed:
+                continue
             views = views_of(group, loaders)
             what = "shapes" if len(shapes) > 1 else "dtypes"
             forms = ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in group.tensors)
@@ -102,6 +102,8 @@ class TiedShapeMismatch(Rule):
         yield Case(
             "packed words in a shape of their own", group_facts(words._replace(tensors=(four, words.tensors[1])))
         )
+        bits = (four, four._replace(name=EMBEDDING, shape=(512, 1)))
+        yield Case("packed words of four bits and of eight", group_facts(words._replace(tensors=bits)))
         exact = Comparison(True, 128, 0, 128, None, None, constant=False, form="cast")
         wide = (stored_tensor(HEAD), stored_tensor(EMBEDDING)._replace(dtype="float64"))
         wider = both._replace(relation=exact, tensors=wide)
