@@ -110,14 +110,14 @@ def test_a_run_of_deepspeed_is_no_folder_of_sources(tmp_path: Path) -> None:
 def test_steps_of_a_run_are_named_below_it_and_each_for_itself(beside: bool, tmp_path: Path) -> None:
     steps = ("out/step-1/.metadata", "out/step-1/optimizer_0/.metadata", "out/step-2/pytorch_model_fsdp_0/.metadata")
     fill(tmp_path, *steps, "out/step-2/optimizer_0/.metadata")
-    if beside:
-        llama().save_pretrained(tmp_path / "whole")
+    if beside:  # in a folder that a file of another kind lies in
+        llama().save_pretrained(fill(tmp_path, "whole/x.nemo") / "whole" / "er")
     (error,) = tiecheck.check(tmp_path).errors
     assert (f"{tmp_path}/out/step-1 is a distributed checkpoint" in error.message) is not beside
     assert ("--recursive" in error.message) is beside
     reports = [tiecheck.check(one).targets[0] for one in targets_below(str(tmp_path), recursive=True)]
     told = {os.path.relpath(one.target, tmp_path): one.errors[0].message if one.errors else "" for one in reports}
-    assert set(told) == {"out/step-1", "out/step-2", *(["whole"] if beside else [])}
+    assert set(told) == {"out/step-1", "out/step-2", *(["whole", "whole/er"] if beside else [])}
     assert "DCP" in told["out/step-1"]
     assert "FSDP" in told["out/step-2"]
 

@@ -32,6 +32,9 @@ class Layout(Record):
 ROOTS = frozenset({"model_index.json", "modules.json"})
 """Files that make a folder the root of a pipeline, or of a model of sentence-transformers."""
 
+INSIDE = r"(global_step|optimizer_|pytorch_model_fsdp_|mp_rank_|iter_)\d+.*"
+"""Folders of a layout that are parts of it."""
+
 LAYOUTS = (
     Layout(r"model_index\.json", "a pipeline of diffusers without a text encoder", "", False),
     Layout(r"zero_to_fp32\.py|.*zero_pp_rank_.*\.pt|global_step\d+", "a checkpoint of DeepSpeed", "zero_to_fp32.py"),
@@ -92,9 +95,9 @@ def folder_walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
 def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> list[str]:
     """Return every model, GGUF and ONNX file below a directory, each for itself; the directory where there is none.
 
-    A layout that is not read is one too, and is named where it is judged; inside it, and beside the components of a
-    root, nothing is a model of its own. A tree of too many folders is a `TargetError`: to judge some of its models
-    would be taken for all.
+    A layout that is not read is one too, and is named where it is judged; its parts are none, nor is what lies beside
+    the components of a root. A tree of too many folders is a `TargetError`: to judge some of its models would be taken
+    for all.
     """
     found: list[str] = []
     for seen, (folder, folders, names) in enumerate(folder_walk(text)):
@@ -105,8 +108,10 @@ def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> list[s
         files = model_parts(folder, [*folders, *names] if root else names)
         whole = ("config.json" in names and not files) or "adapter_config.json" in names or weights(names)
         layout = None if files else layout_of([*folders, *names], weights(names))
-        if root or layout:
+        if root:
             folders.clear()
+        elif layout:
+            folders[:] = [name for name in folders if not re.fullmatch(INSIDE, name)]
         if whole or layout:
             found.append(folder)
         found += files
