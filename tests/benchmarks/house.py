@@ -108,8 +108,9 @@ class House:
     def _registered(self) -> Iterator[tuple[str, str]]:
         """Names by which tests ask for what a module registers, with it: codes of rules, names of operations."""
         for source, node in self._nodes:
-            if isinstance(node, ast.Assign) and re.fullmatch(r"code = 'TIE\d+'", ast.unparse(node)):
-                yield node.value.value, source.name
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "code":
+                code = str(getattr(node.value, "value", ""))
+                yield from [(code, source.name)] if re.fullmatch(r"TIE\d+", code) else ()
         for name, source in self._modules.items():
             if name.startswith("tiecheck.guard.operations."):
                 yield from ((word, name) for word in re.findall(r'"([a-z\d]+(?:-[a-z\d]+)+)"', source.text))
