@@ -8,6 +8,7 @@ remote fleet the server answers after 20 ms, and one answer in fifty is an error
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -24,6 +25,7 @@ from bench_remote import moved, server
 from fleet_maker import make_fleet
 from timing import note
 
+from tiecheck.__main__ import YOUNG
 from tiecheck.config.options import Config
 from tiecheck.fleet.results import Results
 from tiecheck.fleet.rows import options_mark
@@ -148,6 +150,7 @@ def told(what: str, found: Outcome, wall: float, cpu: float) -> None:
 
 def main() -> None:
     """Print the figures."""
+    gc.set_threshold(YOUNG)  # as the command does
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     wanted = sys.argv[2:] or ["local", "ray", "nodes", "dask", "http", "s3"]
     root = Path(tempfile.mkdtemp(prefix="fleet-"))
