@@ -159,7 +159,7 @@ class TestReading:
         hub({f"sub/deep/{name}": raw for name, raw in model(LARGE).items()})
         assert read("hf://org/name/sub/deep").checkpoint is not None
         assert "there is nothing in hf://org/name/other" in says("hf://org/name/other")
-        assert "holds no config.json and no weights" in says("hf://org/name")
+        assert "no config.json, and no weights under the names that are known" in says("hf://org/name")
 
     def test_file(self, hub, model) -> None:
         hub({f"sub/{name}": raw for name, raw in model(LARGE).items()})
