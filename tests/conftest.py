@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,24 @@ from click.testing import CliRunner, Result
 pytest_plugins = "pytester"
 
 os.environ["TIECHECK_CHECK_CACHE"] = "0"  # no test is told what another run found, or writes into the user's cache
+# Read when torch is imported, by children too: threads of several workers burn the time in which they wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # a job in the background: what a test starts could not be interrupted
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave the collector alone while tests are collected: all that is made then stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
 
 IMPORTED = pytest.StashKey[int]()
 """How many modules there were when the collector last looked at what they hold."""
