@@ -195,15 +195,10 @@ def test_a_severity_that_is_shown_is_one_that_is_listed(targets: list[TargetRepo
         assert finding.severity in listed, finding.code
 
 
-def test_a_pass_says_what_is_not_known_of_it(targets: list[TargetReport]) -> None:
+def test_a_pass_says_what_is_stored_apart(targets: list[TargetReport]) -> None:
     (healthy,) = (t._replace(target="x") for t in targets if t.target.endswith("llama-healthy-tied"))
     apart = tuple(tie._replace(stored="separate") for tie in healthy.ties)
     assert "1 group of 2, declared tied, stored apart" in text_of([healthy._replace(ties=apart)])
-    five = tuple(entry for entry in healthy.loaders if entry.loader == "transformers")
-    mine = healthy._replace(judged_for=("transformers==5", "vllm"), loaders=five)
-    assert "not known in vllm" in text_of([mine])
-    for known in (mine._replace(loaders=healthy.loaders), mine._replace(layers=("live",))):
-        assert "not known" not in text_of([known])
 
 
 def test_yours_come_first(targets: list[TargetReport]) -> None:

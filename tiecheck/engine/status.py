@@ -12,6 +12,7 @@ from tiecheck.config.options import GIVEN, Config
 from tiecheck.errors import OutOfTimeError, TargetError, TiecheckError
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account
+from tiecheck.peers.loaders.registry import PLANNERS
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, Traffic, at_least
@@ -186,12 +187,25 @@ def untold_reason(
             yield f"{names}: {group.reason or 'nobody says whether they are one tensor'}"
         must = [v for v in views if (v.loader == "transformers" if chosen is None else v.among(chosen))]
         must = list(views) if chosen is None and not must else must  # a vendor's own format
-        if chosen is not None and views and not any(v.names == group.names for v in must):
-            yield f"{names}: none of the loaders that --for names has the class or such a group"
         blind = [v for v in must if v.outcome == "unknown" and v.names == group.names]
         if blind:
             titles = listed(tuple(view.title for view in blind))
             yield f"{blind[-1].message}; so it is not known what becomes of {names} in {titles}"
+        silent = silent_loaders(chosen, [v for v in views if v.names == group.names]) if chosen and views else ()
+        if silent:
+            yield f"{names}: nothing is known of this class or group in {listed(silent)}, which --for names"
+
+
+def silent_loaders(chosen: frozenset[tuple[str, str]], views: list[LoaderView]) -> tuple[str, ...]:
+    """Return which of the chosen loaders say nothing of a group; without versions where several and all are silent.
+
+    Planners count only where nobody else is chosen.
+    """
+    silent = chosen - {(view.loader, view.versions) for view in views}
+    counted = {pair for pair in silent if pair[0] not in PLANNERS} or (set() if silent < chosen else silent)
+    whole = {name for name, _ in counted} - {name for name, _ in chosen - counted}
+    several = {name for name in whole if sum(pair[0] == name for pair in counted) > 1}
+    return tuple(sorted({name if name in several else f"{name} {versions}".strip() for name, versions in counted}))
 
 
 def unkept_promises(facts: Facts, config: Config) -> Iterator[str]:

@@ -160,11 +160,7 @@ def _skips(target: TargetReport) -> Iterator[Line]:
 
 
 def _for_whom(target: TargetReport) -> str:
-    """Tell which loaders a pass is not meant for: those that break the file, and those of `--for` that nobody asked."""
-    if target.status == "pass" and target.judged_for and target.loaders and "live" not in target.layers:
-        told = {entry.loader for entry in target.loaders}
-        untold = [name for word in target.judged_for if (name := word.partition("=")[0]) not in told]
-        return f"not known in {', '.join(untold)}" if untold else ""
+    """Tell which loaders a pass is not meant for: those that break the file."""
     hurt = tuple(dict.fromkeys(entry.loader for entry in target.loaders if entry.outcome in HURTS))
     if target.status != "pass" or not hurt:
         return ""

@@ -24,6 +24,9 @@ MODULES = {
 }
 """Loader -> the module beside this one that holds its `LOADERS`, newest version last."""
 
+PLANNERS = frozenset({"accelerate"})
+"""Loaders that plan for modules, and are asked about no checkpoint."""
+
 
 def loaders_of(names: Iterable[str] = MODULES) -> tuple[Loader, ...]:
     """Return the loaders of some names, in the matrix's order."""
