@@ -21,11 +21,12 @@ class LoaderReadsOtherWeights(Rule):
 
     ## What it does
     Looks at a model directory as `from_pretrained` does: whether the file has one of the names that it looks for, or
-    the one in `transformers_weights` of the config; whether a pickle's tensors stand at the top and not below a key
-    like `state_dict`; whether an index has an object `metadata` beside its `weight_map`; and whether the metadata of
-    each safetensors file names its `format`, without which transformers 4.57 refuses it (a warning). 4.57 reads a
-    file of TensorFlow's or JAX's by those libraries alone. A vendor's own file beside it
-    (`consolidated.safetensors`) with another embedding is a warning too. What mlx-lm wrote is left to mlx-lm.
+    the one in `transformers_weights` of the config (which has to name a safetensors file, or an index of some); whether
+    a pickle's tensors stand at the top and not below a key like `state_dict`; whether an index has an object `metadata`
+    beside its `weight_map`; and whether the metadata of each safetensors file names its `format`, without which
+    transformers 4.57 refuses it (a warning). 4.57 reads a file of TensorFlow's or JAX's by those libraries alone. A
+    vendor's own file beside it (`consolidated.safetensors`) with another embedding is a warning too. What mlx-lm wrote
+    is left to mlx-lm.
 
     ## Why it is bad
     Everything else in the report is about tensors that this loader never sees. A file under another name is an
@@ -73,18 +74,22 @@ class LoadWillRaise(Rule):
     ## What it does
     Compares stored tensors with the numbers in `config.json` that give them their size: rows of the embedding with
     `vocab_size`, and widths, heads and intermediate sizes of every model inside, with the library's own defaults where
-    a section is missing. Quantised files and classes that the table lacks are left out. Of a live model it compares the
-    tied matrices with the config that it has.
+    a section is missing; and the number of their axes. Quantised files and classes that the table lacks are left out.
+    Of a live model it compares the tied matrices with the config that it has.
 
     It also finds what the library refuses in the config, whatever is stored:
 
     - a value of another type than its field has (null for a number, a text for a truth value; transformers 5);
-    - numbers that do not go together: heads that do not divide the width, a padding token beyond the rows of its table;
-    - a `dtype` that is no float type of torch, and a `quantization_config` that is null, no object, or names no method;
-    - a section without the model type it needs, or one that the class does not have and that is taken for its text's.
+    - a word that the library does not know: an activation (`hidden_act`), a `rope_type`;
+    - numbers that do not go together: heads that do not divide the width, widths that have to be equal, a padding token
+      that points at no row of its table;
+    - a `dtype` that is no float type of torch;
+    - a `quantization_config` that is null, no object, names no method (`quant_method`), or is of gptq without `bits`;
+    - a section that is not there, is null or names no model type where it needs one, or one that the class does not
+      have and that is taken for its text's.
 
-    For transformers 4.57 it finds a head beside names of which none has the base model's prefix (a warning), and what
-    transformers 5 writes and 4.57 does not read (a note).
+    For transformers 4.57 it finds a head beside names of which none begins with the base model's prefix (a warning),
+    and what transformers 5 writes and 4.57 does not read (a note).
 
     ## Why it is bad
     `from_pretrained` ends in `size mismatch`, or before that in a validation error. The usual causes are tokens that
