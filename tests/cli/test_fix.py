@@ -46,7 +46,9 @@ def test_the_page_shows_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_decision_is_asked_for_and_told(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = run(broken, code=1)
-    assert "left, the decision is yours: --choose tied, if" in told
+    assert "left, the decision is yours: --choose tied --unsafe: If the difference is" in told
+    lines = CliRunner().invoke(cli, ["fix", str(broken), "--isolated"]).stdout.splitlines()
+    assert "  --choose untied: If both were trained, set tie_word_embeddings to false." in lines, "a line of its own"
     assert "nothing is changed" in told
     assert "--unsafe allows that" in run(broken, "--choose", "tied", code=1)
     told = run(broken, "--choose", "tied", "--unsafe", "--apply", "--backup", code=0)
@@ -109,7 +111,9 @@ def test_a_decision_that_a_finding_does_not_have_is_left_and_told(chosen: str) -
     assert not taken
     ((finding, why),) = left
     assert finding == alone
-    assert why == f"it has no fix called {chosen}; the decision is yours: --choose {offered.choice}, if {offered.when}"
+    first, way = why.splitlines()
+    assert first == f"it has no fix called {chosen}; the decision is yours:"
+    assert way.startswith(f"--choose {offered.choice}{'' if offered.safe else ' --unsafe'}: If {offered.when}, ")
     if chosen == "untied":  # as the files have it
         told = run(ROOT / "fixtures/models/llama-flag-lost", "--choose", chosen, code=1)
         assert "TIE102 tied-member-lost: left, it has no fix called untied; the decision is yours" in told

@@ -26,6 +26,40 @@ commands = st.one_of(
     st.tuples(st.just("fleet"), st.just("fixtures/models")),
 )
 
+devices = st.sampled_from(["auto", "balanced", "sequential", '{"": "cpu"}', '{"": 0}'])
+sizes = st.sampled_from(["1KiB", "7KiB", "20KiB", "1GiB"])
+kinds = st.sampled_from(
+    ["freeze", "deepcopy-children", "to-meta", "load-clones-assign", "save-pretrained", "resize-token-embeddings"]
+)
+lives = st.one_of(
+    st.tuples(
+        st.just("survive"),
+        st.sampled_from(["", "-v"]),
+        st.just("--operations"),
+        st.lists(kinds, min_size=1, max_size=3).map(",".join),
+        one,
+    ),
+    st.just(("survive", "--list")),
+)
+gates = st.builds(
+    lambda model, device, first, word: (
+        "check",
+        word,
+        "--device-map",
+        device,
+        "--max-memory",
+        f"0={first}",
+        "--max-memory",
+        "cpu=1GiB",
+        model,
+    ),
+    one,
+    devices,
+    sizes,
+    st.sampled_from(["", "-v", "-q"]),
+)
+"""What builds the model: the gate, and what an operation does to it."""
+
 
 def too_wide(line: str, width: int) -> bool:
     """Tell whether a line is wider than the page though a blank in it could have ended it."""
@@ -46,9 +80,15 @@ def test_no_line_is_wider_than_the_page(words: tuple, width: int) -> None:
     fits(words, width)
 
 
+@settings(max_examples=2, deadline=None, derandomize=True)
+@given(st.one_of(gates, lives), st.integers(40, 120))
+def test_no_line_about_a_built_model_is_wider_than_the_page(words: tuple, width: int) -> None:
+    fits(words, width)
+
+
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None)
-@given(commands, st.integers(40, 120))
+@given(st.one_of(commands, gates, lives), st.integers(40, 120))
 def test_no_line_is_wider_than_the_page_often(words: tuple, width: int) -> None:
     fits(words, width)
 

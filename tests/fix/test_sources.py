@@ -93,7 +93,7 @@ def test_what_only_the_user_knows_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "olmo.py"
     path.write_text(OLMO)
     told = fix(path, code=1)
-    assert "TIE801 module-alias-assignment (olmo.py:5): left, the decision is yours: --choose weight, if" in told
+    assert "TIE801 module-alias-assignment (olmo.py:5): left, the decision is yours: --choose weight: If " in told
     fix(path, "--choose", "removed", "--apply")  # what the maintainers did
     assert path.read_text() == OLMO.replace("self.model.transformer.ff_out = self.model.transformer.wte", "pass")
     path.write_text(OLMO)

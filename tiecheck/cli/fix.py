@@ -102,7 +102,7 @@ def show_sources(outcome: SourceOutcome, place: str) -> int:
 
     def where(finding: Finding) -> str:
         first = finding.locations[0]
-        return f"{finding.code} {finding.name} ({first.path}:{first.line})"
+        return f"{finding.code} {finding.name} ({first.path}{f':{first.line}' if first.line else ''})"
 
     told = [f"{where(finding)}: {edit.choice}" for finding, edit in outcome.chosen]
     left = [f"{where(finding)}: left, {reason}" for finding, reason in outcome.left]
@@ -118,7 +118,8 @@ def show_change(told: list[str], diff: str, left: list[str]) -> None:
     """Print a change between the sentences on it, which are wrapped."""
     from tiecheck.render.lines import Line, write_lines
 
-    before, after = ([Line(text, 0, 2) for text in texts] for texts in (told, left))
+    before = [Line(text, 0, 2) for text in told]
+    after = [Line(part, 2 if i else 0, 2) for text in left for i, part in enumerate(text.split("\n"))]
     write_lines([*before, *(Line(text, whole=True) for text in diff.splitlines()), *after], None, sys.stdout)
 
 

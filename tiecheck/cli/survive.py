@@ -50,8 +50,10 @@ def command(
     outputs = parse_outputs(formats, options["output_file"], SURVIVALS)
     registry = _registry()
     if list_:
-        for one in registry.chosen_operations(operations):
-            click.echo(f"{one.name:<30}{one.family:<14}{one.words}")
+        from tiecheck.render.lines import Line, write_lines
+
+        shown = (f"{one.name:<30}{one.family:<14}{one.words}" for one in registry.chosen_operations(operations))
+        write_lines([Line(text, 0, 6) for text in shown], None, sys.stdout)
         return
     if target is None:
         raise UsageError("a TARGET is wanted, or --list")

@@ -13,7 +13,7 @@ from tiecheck.errors import TargetError, UsageError, near_words
 from tiecheck.fix import refusals, writing
 from tiecheck.fix.plan import FixPlan, make_plan
 from tiecheck.fix.verdicts import HIDING, Chosen, Heard, hear_loads, hold_against
-from tiecheck.records.edits import CHOICES, COMMIT, WORK, Edit, file_edits
+from tiecheck.records.edits import CHOICES, COMMIT, WORK, Edit, edit_words, file_edits
 from tiecheck.records.record import Record
 from tiecheck.records.report import Finding, TargetReport, at_least
 from tiecheck.rules.registry import check_codes
@@ -159,9 +159,9 @@ def _choice(finding: Finding, options: FixOptions, ask: Ask | None) -> Edit | st
     if edit is not None and {options.choice, edit.choice} == DECISIONS:
         return f"its fix is {edit.choice}, and --choose says {options.choice}"
     if edit is None:
-        ways = "; ".join(f"--choose {edit.choice}, if {edit.when}" for edit in finding.edits)
+        ways = (f"--choose {e.choice}{'' if e.safe else ' --unsafe'}: {edit_words((e,))}" for e in finding.edits)
         other = f"it has no fix called {options.choice}; " if options.choice is not None else ""
-        return f"{other}the decision is yours: {ways}"
+        return "\n".join((f"{other}the decision is yours:", *ways))
     if not edit.safe and not options.unsafe:
         what = "changes the model" if edit.steps[0].kind == "edit-source" else "deletes stored values"
         return f"--choose {edit.choice} {what}; --unsafe allows that"

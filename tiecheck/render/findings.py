@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from tiecheck.records.edits import NO_MEND
+from tiecheck.records.edits import NO_MEND, edit_words
 from tiecheck.records.loaders import LoaderOutcome
 from tiecheck.records.report import Finding, Location, TargetReport
 from tiecheck.records.words import HURTS, Outcome
@@ -128,9 +128,17 @@ def fix_lines(finding: Finding, target: TargetReport, *, brief: bool) -> Iterato
     if brief and any(edit.when is not None for edit in finding.edits):
         yield _labelled("fix", f"tiecheck fix {target.target}", "green")
         return
-    said = finding.help.replace(NO_MEND, "none:", 1) if finding.help.startswith(NO_MEND) else finding.help
-    for i, part in enumerate(said.split("`")):
-        if i % 2:
-            yield from (Line(line, 4 + LABEL, 0, whole=True) for line in part.split("; "))
-        elif words := part.removeprefix(".").strip():
-            yield Line(words, 4 + LABEL) if i else _labelled("fix", words, "green")
+    for n, said in enumerate(fix_texts(finding)):
+        for i, part in enumerate(said.split("`")):
+            if i % 2:
+                yield from (Line(line, 4 + LABEL, 0, whole=True) for line in part.split("; "))
+            elif words := part.removeprefix(".").strip():
+                yield Line(words, 4 + LABEL) if i or n else _labelled("fix", words, "green")
+
+
+def fix_texts(finding: Finding) -> list[str]:
+    """Return a fix in words, each alternative by itself where the decision is the reader's."""
+    ways = [edit_words((edit,)) for edit in finding.edits]
+    if len(ways) > 1 and finding.help.startswith(" ".join(ways)):
+        return list(filter(None, (*ways, finding.help[len(" ".join(ways)) :].strip())))
+    return [finding.help.replace(NO_MEND, "none:", 1) if finding.help.startswith(NO_MEND) else finding.help]

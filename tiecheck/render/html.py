@@ -8,7 +8,7 @@ from typing import TextIO
 
 from tiecheck.records.report import Finding, Report, TargetReport
 from tiecheck.render.drawing import COLOURS
-from tiecheck.render.findings import note_text, place_text, whom_text
+from tiecheck.render.findings import fix_texts, note_text, place_text, whom_text
 from tiecheck.render.lines import escaped
 from tiecheck.render.pictures import target_pictures
 from tiecheck.render.reports import Style
@@ -73,12 +73,16 @@ def _finding(finding: Finding, target: TargetReport) -> Iterator[str]:
         yield f"<dt>hurts</dt><dd>{html_text(whom)}</dd>"
     for place in finding.locations:
         yield f"<dt>at</dt><dd><code>{html_text(place_text(place))}</code> {html_text(note_text(place, finding))}</dd>"
-    parts = html_text(finding.help).split("`")
-    fix = "".join(
-        f"<pre>{part.replace('; ', chr(10))}</pre>" if i % 2 else part.removeprefix("." if i else "")
-        for i, part in enumerate(parts)
-    )
+    fix = "<br>".join(map(_with_code, fix_texts(finding)))
     yield f"<dt>fix</dt><dd>{fix}</dd></dl></section>\n"
+
+
+def _with_code(text: str) -> str:
+    """Return a sentence with its code in blocks."""
+    return "".join(
+        f"<pre>{part.replace('; ', chr(10))}</pre>" if i % 2 else part.removeprefix("." if i else "")
+        for i, part in enumerate(html_text(text).split("`"))
+    )
 
 
 def page_head(title: str, styles: str = "") -> str:

@@ -238,4 +238,4 @@ def _rows(rows: Sequence[tuple[str, str, str, str | None]]) -> Iterator[Line]:
             yield Line(head, 10, 0, tone, whole=True)
             yield Line(f"{'':<{7 + wide}}  {last}", 10, 0, tone, whole=True)
         else:
-            yield Line(f"{head}  {last}", 10, 0, tone, whole=True)
+            yield Line(f"{head}  {last}", 10, 9, tone)
