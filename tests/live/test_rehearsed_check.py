@@ -135,7 +135,7 @@ def test_a_load_that_raises_where_no_group_is_has_an_error(tmp_path: Path) -> No
 def test_a_load_that_raises_for_what_no_finding_tells_has_an_error(models: Path, tmp_path: Path) -> None:
     where = Path(shutil.copytree(models / "llama-healthy-tied", tmp_path / "model"))
     config = json.loads((where / "config.json").read_text())
-    (where / "config.json").write_text(json.dumps(config | {"rope_parameters": {"rope_type": "no such word"}}))
+    (where / "config.json").write_text(json.dumps(config | {"attn_implementation": "no such word"}))
     assert tiecheck.check(where).targets[0].status == "pass"
     (report,) = tiecheck.check(where, rehearse=True).targets
     assert report.status == "error"

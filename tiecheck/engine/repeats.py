@@ -72,7 +72,7 @@ class Sight(NamedTuple):
     key: tuple[Hashable, ...]
     """Options, names and texts, but for the headers."""
     listed: bool
-    """Whether the names are those of an earlier list."""
+    """True where the names are those of an earlier list."""
     report: TargetReport | None
     """The verdict, where it is known already."""
 

@@ -83,7 +83,7 @@ class _Reader:
         self.tables: set[str] = set()
         self.matrices: set[str] = set()
         self.views: dict[str, str] = {}
-        """What a node gives out -> the name that it is another view of."""
+        """Name that a node gives out -> the name that it is another view of."""
         self.placeless: set[str] = set()
         """Initialisers of two dimensions whose data is stored as numbers, or in a type that is not known."""
 

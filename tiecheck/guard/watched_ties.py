@@ -29,7 +29,7 @@ class WatchedTie:
         self.writes: UserLine | None = None
         """The only line that can have broken it, where that was not seen."""
         self.lost: Break | None = None
-        """What was broken at the last look, in case the model is gone at the next."""
+        """The break that the last look found, in case the model is gone at the next."""
         self.cls = type(root())
         self._on_meta = False
         self._empty: list[tuple[weakref.ref[Tensor], int, bytes | None]] = []

@@ -40,7 +40,7 @@ class AdapterBase(Record):
     known: bool
     """True where the tie table has the class."""
     checkpoint: Checkpoint | None = None
-    """What it stores; None where that was not read."""
+    """Its weights; None where they were not read."""
 
 
 Change = Literal["added", "copied", "tokens"]

@@ -109,7 +109,7 @@ class SharedAcross(Record):
     trains: bool
     """True if one of them takes part in training, in either model."""
     paths: tuple[str, ...] = ()
-    """What the other model has of it, as Python reaches that; of `copies` in the order of the names."""
+    """The places where the other model has it, as Python reaches them; of `copies` in the order of the names."""
 
 
 Family = Literal["torch", "state", "files", "transformers", "accelerate", "peft", "parallel", "training"]

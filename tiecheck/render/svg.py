@@ -12,7 +12,7 @@ from tiecheck.render.text import common_folder, summary_text, ties_text
 
 ROOT = "svg{color:#1b1b1b;background:#fff}@media(prefers-color-scheme:dark){svg{color:#e8e8e8;background:#141414}}"
 MARKS = "= tied, | kept apart, ! lost, X crash, ? not known"
-"""What the marks of loaders mean."""
+"""The marks of loaders, and their meaning."""
 
 GAP = 14
 """Pixels between pictures."""

@@ -39,7 +39,7 @@ NOTED = re.compile(
 """A comment that speaks of a tie, with the rest of it and the `with` of a block below it."""
 
 DENIED = re.compile(r"(?i)\bno(?!_grad)|n't|\bun|instead|break")
-"""What a comment says that speaks of a tie which is not to be."""
+"""Words of a comment that speaks of a tie which is not to be."""
 
 TELLING = re.compile(
     rb"\.weight\b|tie|tying|Embedding\(|post_init|to_empty|assign=True|deepcopy|_get_clones|partial\(|_keys\b|lambda"

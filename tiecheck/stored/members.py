@@ -183,9 +183,9 @@ class TensorFinder:
 
     spoken: set[tuple[str, int]]
     doubled = False
-    """Whether one more prefix of the base model is read as if it was not there, as 5 does and 4.57 does not."""
+    """True where one more prefix of the base model is read as if it was not there, as 5 does and 4.57 does not."""
     bare = True
-    """Whether a name without that prefix is read; 4.57 reads none where another name begins with it."""
+    """True where a name without that prefix is read; 4.57 reads none where another name begins with it."""
 
     def __init__(
         self, checkpoint: Checkpoint, architecture: Architecture, aliases: dict[str, list[str]], outer: str

@@ -1,4 +1,4 @@
-"""What transformers refuses in a directory before it builds anything: a dtype, a quantisation, an index.
+"""Directories that transformers refuses before it builds anything: for a dtype, a quantisation, an index.
 
 Each was run with 5.23 and 4.57.6: `PreTrainedConfig.from_dict`, `local_torch_dtype`, `get_hf_quantizer`,
 `get_checkpoint_shard_files`.

@@ -1,4 +1,4 @@
-"""What a class told of itself, and the tensors of which it speaks under the names that a file gives them."""
+"""A class as it told of itself, and the tensors of which it speaks under the names that a file gives them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class AskedClass(NamedTuple):
     own: list[str]
     """Modules of the task, beside a base model."""
     whole: bool = False
-    """Whether it was asked as a whole for what its parts did not tell."""
+    """True where it was asked as a whole for what its parts did not tell."""
     switches: Sequence[list[Any]] = ()
-    """What `switch_rules` returns."""
+    """The rules that `switch_rules` returns."""
 
 
 Told = dict[tuple[str, str], AskedClass]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BASE = "PreTrainedModel"
-"""How the name of a class ends that others are made from, and nobody saves."""
+"""End of the name of a class that others are made from, and nobody saves."""
 
 
 class ClassCandidate(NamedTuple):
