@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from lanes import sampled
 
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
-from tiecheck.fleet.rows import WORST, FleetTally
+from tiecheck.fleet.listed import Listed
+from tiecheck.fleet.rows import WORST, FleetTally, failed_rows
 from tiecheck.fleet.run import EnginePlace, tally_rows
 from tiecheck.records.fleet import FleetSummary
 from tiecheck.render import fleet, fleet_page
@@ -41,6 +43,33 @@ def test_no_line_of_a_manifest_ends_a_run(tmp_path: Path, row: str) -> None:
     run = found.summary.run
     assert found.problem is None
     assert (run.listed, run.failed) == (len(odd) - (row == "text"),) * 2  # a blank line is passed over
+
+
+def test_a_row_has_no_control_character_whatever_the_name() -> None:
+    draw = random.Random(51)
+    letters = [
+        "\x1b",
+        "\x7f",
+        "\x85",
+        "\x9b",
+        "\ud800",
+        "\udcff",
+        "\U0001f600",
+        "\\",
+        "u",
+        "d",
+        "8",
+        "0",
+        '"',
+        "é",
+        "a",
+    ]
+    for _ in range(300):
+        name = "".join(draw.choices(letters, k=draw.randrange(1, 12)))
+        (line,) = failed_rows(Listed(name), "").lines.decode("ascii").splitlines()
+        assert line.isprintable()
+        written = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", name)
+        assert json.loads(line)["target"] == written
 
 
 @pytest.mark.parametrize("place", ENGINES.values(), ids=ENGINES)

@@ -254,7 +254,7 @@ def _row_line(row: dict[str, Any]) -> str:
     if "\\ud" not in line:
         return line
     # A name that is no UTF-8 has half a pair of surrogates in it, which neither Parquet nor DuckDB takes.
-    return HALVES.sub(lambda half: f"\\\\u{ord(half[0]):04x}", _encode_odd(row))
+    return _encode(json.loads(HALVES.sub(lambda half: f"\\\\u{ord(half[0]):04x}", _encode_odd(row))))
 
 
 def _rows_of(model: Listed, config: Config) -> list[dict[str, Any]]:
