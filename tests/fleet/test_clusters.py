@@ -6,13 +6,15 @@ last test asks by the command, `tiecheck.cli.fleet`.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fleets import deadly_workers, drawn_fleet, grave_codes, rows_of, run_fleet
+from fleets import deadly_workers, drawn_fleet, grave_codes, rows_of, run_fleet, start_fleet, wait_for_rows
 
 from tiecheck.fleet.run import EnginePlace
 
@@ -20,11 +22,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # what a cluster's libraries 
 
 
 def judged_alike(root: Path, place: EnginePlace, seen: Any = lambda *_: None) -> None:
-    """Run a fleet with a model that kills its worker, and hold the rows against the truth."""
+    """Run a fleet with a model that kills its worker and one that does so once, and hold the rows against the truth."""
     truth = drawn_fleet(root / "fleet", 120, seed=31)
-    poison = next(target for target, codes in truth.items() if not codes)
-    del truth[poison]
-    Path(poison).rename(Path(poison).parent / "poison")
+    poison, once, *_ = (Path(target) for target, codes in truth.items() if not codes)
+    del truth[str(poison)]
+    poison.rename(poison.parent / "poison")
+    truth[str(once.rename(once.parent / "once"))] = truth.pop(str(once))
     found = run_fleet(root / "fleet", results=root / "out.jsonl", place=place, seen=seen)
     codes = grave_codes(root / "out.jsonl")
     (row,) = [row for row in rows_of(root / "out.jsonl") if row["status"] == "error"]
@@ -96,6 +99,28 @@ def test_a_ray_cluster_of_two_nodes_loses_one(tmp_path: Path, monkeypatch: pytes
     assert gone
     assert grave_codes(tmp_path / "out.jsonl") == truth
     assert (found.problem, found.summary.run.judged) == (None, 120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_a_killed_driver_of_a_cluster_is_taken_up(tmp_path: Path, engine: str) -> None:
+    pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
+    truth = drawn_fleet(tmp_path / "fleet", 3000, seed=35)
+    table = tmp_path / "out.jsonl"
+    more = ("--engine", engine, "--workers", "2")
+    process = start_fleet(tmp_path / "fleet", table, *more)
+    wait_for_rows(table, process)
+    process.kill()
+    process.wait()
+    before = sum(line.startswith('{"row":"model"') and line.endswith("}\n") for line in table.open())
+    assert 0 < before < 3000
+    done = start_fleet(tmp_path / "fleet", table, *more, "--resume", "-f", "json")
+    out, told = done.communicate()
+    run = json.loads(out)["fleet"]["run"]
+    assert done.returncode == 1, told
+    assert (run["listed"], run["judged"], run["skipped"]) == (3000, 3000 - before, before)
+    assert Counter(row["target"] for row in rows_of(table)) == Counter(list(truth))
+    assert grave_codes(table) == truth
 
 
 @pytest.mark.parametrize("engine", ["ray", "dask"])

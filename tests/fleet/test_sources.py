@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
-from fleets import EMBEDDING, run_fleet, targets, write_model
+from fleets import EMBEDDING, drawn_fleet, run_fleet, targets, write_model
 
 from tiecheck.errors import TargetError, UsageError
 from tiecheck.fleet import sources
@@ -95,6 +96,35 @@ def test_globs_and_single_models(tree: Path) -> None:
     assert targets(list_models([str(tree / "missing")])) == [str(tree / "missing")]
     with pytest.raises(TargetError, match="nothing matches"):
         list(list_models([f"{tree}/zz*"]))
+
+
+def test_two_stars_give_a_model_once_and_follow_no_link(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b", "c"):
+        (tree / "a" / name).symlink_to(tree)  # by two links in a loop there are more paths than can be counted
+    for pattern in ("**", "**/", "**/*", "a/../**"):
+        found = [Path(target).resolve() for target in targets(list_models([f"{tree}/{pattern}"]))]
+        assert sorted(map(str, found)) == [str(tree / name) for name in FOUND], pattern
+    weights = [str(tree / name / "model.safetensors") for name in FOUND]
+    assert targets(list_models([f"{tree}/**/*.safetensors"])) == sorted(weights)
+    assert targets(list_models([f"{tree}/**/checkpoint-*"])) == [str(tree / FOUND[1])]
+    monkeypatch.chdir(tree)
+    assert targets(list_models(["**/two", "a/**/one"])) == ["./two", "a/one", "a/one/checkpoint-5"]
+
+
+def test_addresses_of_files_are_paths(tree: Path) -> None:
+    found = [str(tree / name) for name in FOUND]
+    assert targets(list_models([f"file://{tree}"])) == targets(list_models([f"file://localhost{tree}/**"])) == found
+
+
+def test_a_table_that_is_its_own_source_ends(tmp_path: Path) -> None:
+    truth = drawn_fleet(tmp_path / "fleet", 150, seed=61)
+    table = tmp_path / "out.jsonl"
+    run_fleet(tmp_path / "fleet", results=table)
+    for target in truth:
+        os.utime(Path(target) / "config.json", ns=(1, 1))
+    run = run_fleet(table, results=table, resume=True).summary.run
+    assert (run.listed, run.judged) == (150, 150)
+    assert targets(list_models([str(table)])) == sorted(truth)
 
 
 def test_manifests(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -10,19 +11,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 
 import pytest
 from disks import mounted_disk
-from fleets import deadly_workers, drawn_fleet, rows_of, run_fleet
+from fleets import deadly_workers, drawn_fleet, rows_of, run_fleet, start_fleet, wait_for_rows
 from lanes import sampled
 
+from tiecheck.config.options import Config
+from tiecheck.errors import TargetError
 from tiecheck.fleet.engines import local
+from tiecheck.fleet.listed import Listed
+from tiecheck.fleet.results import read_row_groups
 from tiecheck.fleet.run import EnginePlace, tally_rows
+from tiecheck.fleet.sources import list_models
 
 ENDS = (signal.SIGINT, signal.SIGTERM)
 
@@ -74,18 +78,14 @@ def test_workers_that_are_killed_lose_nothing(fleet: Path, tmp_path: Path, monke
     assert (found.problem, found.summary.run.judged, found.summary.run.failed) == (None, 60, 0)
 
 
-def start(fleet: Path, table: Path, *more: str, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tiecheck", "fleet", str(fleet), "--results", str(table), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload]
-
-
-def some_written(table: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until a run has written something."""
-    end = time.monotonic() + 60
-    while not (table.exists() and table.stat().st_size):
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
+def test_chunks_and_rows_of_more_than_a_pipe_holds(fleet: Path) -> None:
+    names = frozenset(("config.json", "model.safetensors", *(f"note-{number:05}.txt" for number in range(20_000))))
+    far = f"{fleet}/{'./' * 1500}"  # paths, and so rows, of 3,000 letters
+    chunk = tuple(Listed(f"{far}{i % 7}/m{i}", None, None, names) for i in range(60))
+    chunks = [chunk * 2] * 4
+    done = list(local.judge_by_processes(iter(chunks), Config(), 1))
+    assert [one.error for one in done] == [None] * 4
+    assert all(one.judged and len(one.judged.lines) > 1 << 18 for one in done)
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,14 @@ def test_a_killed_driver_is_taken_up(tmp_path: Path, workers: tuple[str, ...], e
     drawn_fleet(tmp_path / "fleet", 1500, seed=22)
     table = tmp_path / f"out{ending}"
     journal = table if ending == ".jsonl" else tmp_path / "out.parquet.partial"
-    process = start(tmp_path / "fleet", table, *workers)
-    some_written(journal, process)
+    process = start_fleet(tmp_path / "fleet", table, *workers)
+    wait_for_rows(journal, process)
     process.kill()
     process.communicate()
     with journal.open("ab") as file:  # as a kill in the middle of a write leaves it
         file.write(b'{"row":"finding","target":"half')
     assert 0 < len(rows_of_lines(journal)) < 1500
-    done = start(tmp_path / "fleet", table, "--resume", "-f", "json")
+    done = start_fleet(tmp_path / "fleet", table, "--resume", "-f", "json")
     out, told = done.communicate()
     run = json.loads(out)["fleet"]["run"]
     assert done.returncode == 1, told
@@ -117,12 +117,12 @@ def rows_of_lines(path: Path) -> list[bytes]:
     return [line for line in path.read_bytes().splitlines() if line.startswith(b'{"row":"model"')]
 
 
-@pytest.mark.parametrize(("number", "workers"), sampled(product(ENDS, [(), ("--workers", "2")]), 3))
+@pytest.mark.parametrize(("number", "workers"), sampled(itertools.product(ENDS, [(), ("--workers", "2")]), 3))
 def test_a_signal_stops_with_everything_written(tmp_path: Path, number: int, workers: tuple[str, ...]) -> None:
     drawn_fleet(tmp_path / "fleet", 1500, seed=23)
     table = tmp_path / "out.jsonl"
-    process = start(tmp_path / "fleet", table, *workers)
-    some_written(table, process)
+    process = start_fleet(tmp_path / "fleet", table, *workers)
+    wait_for_rows(table, process)
     process.send_signal(number)
     out, told = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -136,11 +136,24 @@ def test_a_signal_stops_with_everything_written(tmp_path: Path, number: int, wor
     each_once(table, 1500)
 
 
+def test_a_signal_ends_a_list_that_comes_to_no_model(fleet: Path, tmp_path: Path, monkeypatch) -> None:
+    def endless(_: object) -> Iterator[Listed]:
+        yield from itertools.islice(list_models([str(fleet)]), 40)
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it went on listing")
+
+    monkeypatch.setattr("tiecheck.fleet.run.list_models", endless)
+    monkeypatch.setattr("tiecheck.fleet.run.CHUNK", 20)
+    found = run_fleet(fleet, results=tmp_path / "out.jsonl")
+    assert (found.stopped, found.problem, found.summary.run.complete) == (signal.SIGTERM, None, False)
+    each_once(tmp_path / "out.jsonl", 40)
+
+
 def test_a_full_disk_leaves_whole_rows(tmp_path: Path) -> None:
     drawn_fleet(tmp_path / "fleet", 400, seed=24)
     table = tmp_path / "out.jsonl"
     limit = 120_000  # bytes that a file may have: the system says so as it says that a disk is full
-    process = start(
+    process = start_fleet(
         tmp_path / "fleet", table, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     )
     _, told = process.communicate()
@@ -164,7 +177,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_really_full(tmp_path: Path, small_disk: Path, ending: str) -> None:
     drawn_fleet(tmp_path / "fleet", 500, seed=27)
     table = small_disk / f"out{ending}"
-    process = start(tmp_path / "fleet", table)
+    process = start_fleet(tmp_path / "fleet", table)
     _, told = process.communicate()
     assert process.returncode == 2
     assert "cannot be written: No space left on device" in told
@@ -203,22 +216,56 @@ def test_a_broken_table_is_mended(tmp_path: Path, seed: int) -> None:
     run = found.summary.run
     assert found.problem is None
     assert run.listed == 30 == run.judged + run.skipped
-    each_once(table, len(truth))
-    mended = sorted(table.read_text().splitlines())
-    changed = sum(line not in whole for line in mended)
-    assert len(mended) == len(whole)
-    assert changed <= 4  # a digit that was turned, in a row that still is one
+    targets = Counter(row["target"] for row in rows_of(table))
+    assert set(targets.values()) == {1}
+    assert targets.keys() >= truth.keys()
+    changed = sum(line not in whole for line in table.read_text().splitlines())
+    assert changed <= 4  # a letter that was turned, in a row that still is one; also of a target that nobody lists then
+    assert len(targets) - len(truth) <= changed
 
 
-def test_a_broken_parquet_is_refused(tmp_path: Path, tiecheck_cli) -> None:
-    drawn_fleet(tmp_path / "fleet", 3, seed=26)
+@pytest.mark.parametrize("seed", range(12))
+def test_a_broken_parquet_is_refused_or_read_as_it_was(tmp_path: Path, seed: int) -> None:
+    drawn_fleet(tmp_path / "fleet", 30, seed=26)
     table = tmp_path / "out.parquet"
-    table.write_bytes(b"PAR1 no table PAR1")
-    found = tiecheck_cli("fleet", str(tmp_path / "fleet"), "--results", str(table), "--resume")
-    assert found.exit_code == 2
-    assert "is broken, or no Parquet" in found.stderr
-    assert table.read_bytes() == b"PAR1 no table PAR1"
+    run_fleet(tmp_path / "fleet", results=table)
+    whole, raw = list(read_row_groups(str(table))), bytearray(table.read_bytes())
+    draw = random.Random(seed)
+    at = draw.randrange(len(raw))
+    match seed % 3:
+        case 0:
+            del raw[at:]
+        case 1:
+            raw[at] ^= draw.randrange(1, 256)
+        case 2:
+            raw[at : at + 64] = draw.randbytes(len(raw[at : at + 64]))
+    table.write_bytes(raw)
+    try:
+        read = list(read_row_groups(str(table)))
+    except TargetError:
+        with pytest.raises(TargetError):
+            run_fleet(tmp_path / "fleet", results=table, resume=True)
+        assert table.read_bytes() == raw
+    else:
+        assert (read == whole, seed % 3 > 0) == (True, True)
+        assert run_fleet(tmp_path / "fleet", results=table, resume=True).summary.run.skipped == 30
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fleet", "out.parquet"]
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.parquet"])
+def test_a_file_that_is_no_table_is_left_as_it_is(tmp_path: Path, tiecheck_cli, name: str) -> None:
+    drawn_fleet(tmp_path / "fleet", 3, seed=28)
+    table = tmp_path / name
+    if name.endswith(".jsonl"):
+        table.write_text('{"id": 1, "text": "of somebody"}\n"a/b"\n')
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pytest.importorskip("pyarrow").table({"id": [1]}), table)
+    before = table.read_bytes()
+    found = tiecheck_cli("fleet", str(tmp_path / "fleet"), "--results", str(table), "--resume")
+    assert (found.exit_code, f"{name} is no table of a fleet" in found.stderr) == (2, True)
+    assert table.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "fleet"]
 
 
 def test_a_pipe_that_is_closed_is_told(fleet: Path) -> None:

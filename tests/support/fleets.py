@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import random
 import struct
+import subprocess
+import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -82,6 +85,21 @@ def rows_of(path: Path, kind: str = "model") -> list[dict[str, Any]]:
     return [row for row in map(json.loads, path.read_text().splitlines()) if row["row"] == kind]
 
 
+def start_fleet(fleet: Path, table: Path, *more: str, **options: Any) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
+    command = [sys.executable, "-m", "tiecheck", "fleet", str(fleet), "--results", str(table), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def wait_for_rows(table: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a run has written something."""
+    end = time.monotonic() + 120
+    while not (table.exists() and table.stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def grave_codes(path: Path) -> dict[str, set[str]]:
     """Target -> the codes of its warnings and errors, by a table."""
     found: dict[str, set[str]] = {row["target"]: set() for row in rows_of(path)}
@@ -101,16 +119,18 @@ import os, signal, sys
 from tiecheck.fleet import rows
 whole = rows.check_target
 def check_target(given, *rest, **named):
-    if os.path.basename(given) == "poison":
+    name = os.path.basename(given)
+    if name == "poison" or (name == "once" and not os.path.exists(given + ".dead")):
+        open(given + ".dead", "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(given, *rest, **named)
 rows.check_target = check_target
 """
-"""What makes the model of a name deadly to a worker."""
+"""What makes the model of a name deadly to a worker, each time or the first."""
 
 
 def deadly_workers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every worker process that starts from now on be killed by a model of the name `poison`."""
+    """Have every worker process that starts from now on be killed by a model named `poison`, and once by `once`."""
     (root / "deadly").mkdir()
     (root / "deadly" / "sitecustomize.py").write_text(POISON)
     monkeypatch.setenv("PYTHONPATH", str(root / "deadly"))

@@ -194,6 +194,9 @@ class TestAddresses:
     def test_control_characters(self, text: str) -> None:
         assert "holds a blank or a control character" in says(text)
 
+    def test_a_key_of_a_bucket_may_have_a_blank(self) -> None:
+        assert parse_target("s3://bucket/My Model v2").path == "s3://bucket/My Model v2"
+
 
 class TestAttributes:
     @pytest.mark.parametrize(

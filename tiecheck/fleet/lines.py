@@ -21,10 +21,13 @@ COUNTED = 256 * 1024 * 1024
 def read_lines(path: str) -> Iterator[bytes]:
     """Give the lines of a manifest or a table, each with its end, if it has one.
 
+    Of a file that grows meanwhile, as a table that is source and results at once does, those that it had at first.
     What is no regular file, or has a line without end, is a `TargetError`; what cannot be read on is an `OSError`.
     """
     with os.fdopen(open_regular(path, path), "rb") as file:
-        while line := file.readline(LINE):
+        left = os.fstat(file.fileno()).st_size
+        while left > 0 and (line := file.readline(LINE)):
+            left -= len(line)
             if len(line) == LINE and line[-1:] != b"\n":
                 raise TargetError(f"{path} has a line of more than {LINE:,} bytes, and none has so many", path)
             yield line

@@ -39,7 +39,7 @@ def write_parquet(path: str, groups: Iterable[list[dict[str, Any]]]) -> None:
     from pyarrow import parquet
 
     schema = _schema()
-    with parquet.ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(path, schema, write_page_checksum=True) as writer:
         rows: list[dict[str, Any]] = []
         for group in groups:
             rows += group
@@ -58,7 +58,7 @@ def read_parquet(path: str) -> Iterator[list[dict[str, Any]]]:
     waiting: list[dict[str, Any]] = []
     os.close(open_regular(path, path))  # a pipe would keep us waiting
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             if not set(COLUMNS) <= set(file.schema_arrow.names):
                 raise TargetError(f"{path} is no table of a fleet: it lacks columns that one has", path)
             for batch in file.iter_batches(BATCH):

@@ -142,6 +142,8 @@ class Results:
             told = (row.get("mark"), row.get("version"), row.get("options"))
             self._earlier[key] = 0 if redo else _number(told)
         if good != os.path.getsize(self._journal):
+            if not self._earlier and not next(read_lines(self._journal)).startswith(b'{"row":'):
+                raise TargetError(f"{self._journal} is no table of a fleet, and is left as it is", self._journal)
             _replace(self._journal, _groups(self._journal))
 
     def _drop_older(self) -> None:

@@ -56,6 +56,7 @@ class _Feed(Iterator[Chunk]):
         self.tries: dict[Chunk, int] = {}
         self.problem: str | None = None
         self.stopped: int | None = None
+        self.listing = False
         self._chunks = in_chunks(models, size)
 
     def __next__(self) -> Chunk:
@@ -65,11 +66,17 @@ class _Feed(Iterator[Chunk]):
             chunk, tries = self.again.popleft()
             self.tries[chunk] = tries
             return chunk
+        self.listing = True
         try:
             return next(self._chunks)
         except TiecheckError as error:
             self.problem = str(error)
-            raise StopIteration from None
+        except KeyboardInterrupt:
+            if self.stopped is None:
+                raise
+        finally:
+            self.listing = False
+        raise StopIteration
 
     def failed(self, done: Done) -> Judged | None:
         """Have the models of a chunk tried again, each alone; return the row of one that was tried often enough."""
@@ -173,9 +180,10 @@ class Fleet:
         """End the list at the first signal, so that what is being judged is still written; at the second one stop."""
 
         def stop(number: int, _frame: FrameType | None) -> None:
-            if self._feed.stopped is not None:
-                raise KeyboardInterrupt
+            again = self._feed.stopped is not None
             self._feed.stopped = number
+            if again or self._feed.listing:  # a list may be long without a model, or wait for a server
+                raise KeyboardInterrupt
 
         if threading.current_thread() is not threading.main_thread():
             yield

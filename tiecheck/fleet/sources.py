@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
-from glob import has_magic, iglob
+from glob import escape, has_magic, iglob
 
 from tiecheck.errors import TargetError, UsageError
 from tiecheck.files.limits import JSON_BYTES
@@ -33,28 +34,57 @@ def list_models(sources: Iterable[str]) -> Iterator[Listed]:
 
 
 def _models_of(source: str) -> Iterator[Listed]:
-    if os.path.isdir(source):
+    if source.startswith("file://"):
+        yield from _models_of(re.sub("^file://(localhost(?=/))?", "", source))
+    elif os.path.isdir(source):
         yield from _walk(source)
     elif os.path.isfile(source) and source.endswith(MANIFESTS):
         yield from _manifest(source)
     elif source.startswith("hf://") and "/" not in source.removeprefix("hf://").rstrip("/"):
         yield from _organisation(source.removeprefix("hf://").rstrip("/"))
-    elif "://" in source and not source.startswith(("hf://", "http://", "https://", "file://")):
+    elif "://" in source and not source.startswith(("hf://", "http://", "https://")):
         from tiecheck.fleet.stores import list_store
 
         yield from list_store(source)
     elif has_magic(source) and not os.path.lexists(source) and "://" not in source:
-        there = False
-        for path in iglob(source, recursive=True):
-            there = True
-            if os.path.isdir(path):
-                yield from _walk(path)
-            elif path.endswith((*FILE_ENDINGS, ".gguf")):
-                yield Listed(path)
-        if not there:
-            raise TargetError(f"nothing matches {source}", source)
+        yield from _matched(source)
     else:
         yield Listed(source)
+
+
+def _matched(pattern: str) -> Iterator[Listed]:
+    """Give what a glob matches, weights files and models in folders; nothing twice that is below a folder of it."""
+    walked: set[str] = set()
+    there = False
+    for path in _paths(pattern):
+        there = True
+        folders = list(itertools.accumulate(path.rstrip("/").split("/"), "{}/{}".format))
+        if not walked.isdisjoint(folders):
+            continue
+        if os.path.isdir(path):
+            if "**" in pattern:  # else no match is below another
+                walked.add(folders[-1])
+            yield from _walk(path)
+        elif path.endswith((*FILE_ENDINGS, ".gguf")):
+            yield Listed(path)
+    if not there:
+        raise TargetError(f"nothing matches {pattern}", pattern)
+
+
+def _paths(pattern: str) -> Iterator[str]:
+    """Give what a glob matches as Python's `glob` does, but that `**` follows no links: two in a loop have no end."""
+    parts = re.match(r"(.*?/|)\*\*(?:/|$)(.*)", pattern, re.DOTALL)
+    if parts is None:
+        yield from iglob(pattern)
+        return
+    base, rest = parts.groups()
+    for top in iglob(base or "./"):
+        if not rest:  # its folders are walked
+            yield top
+            continue
+        for folder, below, _ in os.walk(top):
+            below[:] = (name for name in below if name[0] != ".")
+            yield from _paths(os.path.join(escape(folder), rest))
 
 
 def _walk(folder: str) -> Iterator[Listed]:

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from tiecheck.config.options import Config
-from tiecheck.fleet.rows import Chunk, Done, judge_chunk
+from tiecheck.fleet.rows import Chunk, Done, Judged, judge_chunk
 
 AHEAD = 2
 """Chunks that each worker has: the one it judges, and the next."""
@@ -81,12 +81,23 @@ def judge_by_processes(chunks: Iterator[Chunk], config: Config, workers: int) ->
 def _serve(pipe: Any, config: Config, collecting: tuple[int, int, int]) -> None:
     """Judge what comes through the pipe until it is closed; an interrupt is the driver's business.
 
-    Garbage is collected as seldom as in the driver.
+    Garbage is collected as seldom as in the driver. Another thread sends: while the driver and a worker both send more
+    than a pipe holds, somebody has to read.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.set_threshold(*collecting)
+    sender = ThreadPoolExecutor(1)
     try:
         while True:
-            pipe.send(judge_chunk(pipe.recv(), config))
+            sender.submit(_send, pipe, judge_chunk(pipe.recv(), config))
     except (EOFError, OSError):
         os._exit(0)
+
+
+def _send(pipe: Any, judged: Judged) -> None:
+    with contextlib.ExitStack() as failed:
+        failed.callback(os._exit, 1)  # nobody else would tell the driver, which waits for it
+        pipe.send(judged)
+        failed.pop_all()
