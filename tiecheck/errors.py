@@ -39,6 +39,11 @@ def shown(text: str) -> str:
         words = [word if len(word) <= SHOWN else f"{word[:200]}...{word[-40:]}" for word in text.split(" ")]
         text = " ".join(words)
         text = text if len(text) <= 4 * SHOWN else f"{text[: 3 * SHOWN]}...{text[-SHOWN // 2 :]}"
+    return escaped(text)
+
+
+def escaped(text: str) -> str:
+    """Escape every control character of a text: a tensor's name may hold anything."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

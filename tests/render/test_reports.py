@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 
 import tiecheck
-from tiecheck.render.lines import WIDTH, escaped
+from tiecheck.errors import escaped
+from tiecheck.render.lines import WIDTH
 
 SCHEMA = json.loads((Path(tiecheck.__file__).parent / "render" / "report.schema.json").read_text())
 CASES = sorted(path.parent.name for path in (Path(__file__).parents[2] / "fixtures" / "models").glob("*/config.json"))

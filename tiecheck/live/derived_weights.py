@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tiecheck.config.options import class_path
 from tiecheck.live import torch_adapter
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import Registrations
-from tiecheck.live.wrappers import PEFT, qualified_name, wrapper_of
+from tiecheck.live.wrappers import PEFT, wrapper_of
 from tiecheck.records.live import Effect, EffectForm
 
 PRUNING, SPECTRAL = "torch.nn.utils.prune", "torch.nn.utils.spectral_norm.SpectralNorm"
@@ -101,7 +102,7 @@ def _transposes(graph: ModuleGraph, number: int, original: Any) -> bool:
 def _hook(module: nn.Module, attribute: str) -> _Between | None:
     """Describe the hook that computes another attribute from this one."""
     for hook in module._forward_pre_hooks.values():
-        title = next((HOOKS[n] for base in type(hook).__mro__ if (n := qualified_name(base)) in HOOKS), None)
+        title = next((HOOKS[n] for base in type(hook).__mro__ if (n := class_path(base)) in HOOKS), None)
         made = getattr(hook, "_tensor_name", None) or getattr(hook, "name", None)
         if title is not None and isinstance(made, str) and attribute.startswith(f"{made}_"):
             return _Between(title, "changes", _hooked(hook, module, made, module._parameters.get(attribute)))
@@ -116,7 +117,7 @@ def _hooked(hook: Any, module: nn.Module, made: str, original: Tensor | None) ->
     with torch.no_grad():
         if mask is not None:
             return original.detach() * mask
-        norm = qualified_name(type(hook)) == SPECTRAL
+        norm = class_path(type(hook)) == SPECTRAL
         return hook.compute_weight(module, do_power_iteration=False) if norm else None
 
 

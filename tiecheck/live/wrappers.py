@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from tiecheck.config.options import class_path
 from tiecheck.live.module_graph import CAP, ModuleGraph
 from tiecheck.records.hops import Hop, Route
 from tiecheck.records.live import LiveModel
@@ -51,7 +52,7 @@ def wrapper_of(module: nn.Module) -> tuple[str, str] | None:
     """Return the attribute that holds what a module wraps, and the wrapper's title; None for any other module."""
     cls = type(module)
     if cls not in _KNOWN:
-        _KNOWN[cls] = next((INNER[name] for base in cls.__mro__ if (name := qualified_name(base)) in INNER), None)
+        _KNOWN[cls] = next((INNER[name] for base in cls.__mro__ if (name := class_path(base)) in INNER), None)
     found = _KNOWN[cls]
     return found if found is not None and found[0] in module._modules else None
 
@@ -59,11 +60,6 @@ def wrapper_of(module: nn.Module) -> tuple[str, str] | None:
 def saved_name(name: str) -> str:
     """Return a name as the state dict has it: of torch's wrappers inside a model checkpointing alone hides (2.13)."""
     return name.replace("_checkpoint_wrapped_module.", "")
-
-
-def qualified_name(cls: type) -> str:
-    """Return a class's name with its module's."""
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def without_wrappers(module: nn.Module) -> nn.Module:
@@ -81,14 +77,14 @@ def own_class(module: nn.Module) -> type[nn.Module]:
     """Return a module's own class: of what is wrapped, and without what FSDP2 makes of it."""
     cls = type(without_wrappers(module))
     if _is_sharded(cls):
-        own = [base for base in cls.__mro__[1:] if qualified_name(base) != SHARDED]
+        own = [base for base in cls.__mro__[1:] if class_path(base) != SHARDED]
         cls = own[0] if own else cls
     return cls
 
 
 def _is_sharded(cls: type) -> bool:
     if cls not in _SHARDS:
-        _SHARDS[cls] = any(qualified_name(base) == SHARDED for base in cls.__mro__)
+        _SHARDS[cls] = any(class_path(base) == SHARDED for base in cls.__mro__)
     return _SHARDS[cls]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from tiecheck.errors import escaped
 from tiecheck.records.record import Record
-from tiecheck.render.lines import escaped
 
 COLOURS = """
 :root,svg{color-scheme:light dark;--lost:#c62828;--tied:#2e7d32;--apart:#1565c0;--unknown:#757575}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TextIO
 
+from tiecheck.errors import escaped
 from tiecheck.records.report import Report, Severity
-from tiecheck.render.lines import escaped
 from tiecheck.render.places import placed_findings
 from tiecheck.render.reports import Style
 from tiecheck.render.text import summary_text

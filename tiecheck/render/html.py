@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from html import escape
 from typing import TextIO
 
+from tiecheck.errors import escaped
 from tiecheck.records.report import Finding, Report, TargetReport
 from tiecheck.render.drawing import COLOURS
 from tiecheck.render.findings import fix_texts, note_text, place_text, whom_text
-from tiecheck.render.lines import escaped
 from tiecheck.render.pictures import target_pictures
 from tiecheck.render.reports import Style
 from tiecheck.render.text import common_folder, summary_text, ties_text

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TextIO
 from xml.etree import ElementTree as ET
 
+from tiecheck.errors import escaped
 from tiecheck.records.report import Report, TargetReport, at_least
-from tiecheck.render.lines import escaped
 from tiecheck.render.reports import Style
 
 

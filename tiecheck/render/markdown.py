@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import TextIO
 
+from tiecheck.errors import escaped
 from tiecheck.records.report import Finding, Report, TargetReport
 from tiecheck.render.findings import place_text, whom_text
-from tiecheck.render.lines import escaped
 from tiecheck.render.reports import Style
 from tiecheck.render.text import summary_text, ties_text
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from tiecheck.errors import escaped
 from tiecheck.placement.asked.fit import memory_devices
 from tiecheck.placement.asked.memory import DISK, NUMBERED, SINGLE
 from tiecheck.placement.load_outcomes import is_sound
 from tiecheck.records.placement import Crash, Device, Placed, Placement, Plan, Proposal, Seeds
 from tiecheck.records.words import TIED
-from tiecheck.render.lines import Line, escaped
+from tiecheck.render.lines import Line
 from tiecheck.render.reports import Style
 from tiecheck.wording import counted, size
 
