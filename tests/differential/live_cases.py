@@ -80,6 +80,7 @@ def grown(model: Any, _group: Group) -> None:
         raise NotHereError("no plain embedding")
     try:
         model.resize_token_embeddings(table.num_embeddings + 3, mean_resizing=False)
+        model.config.validate()  # Canary's names the vocabulary twice, and refuses the save of any that was resized
     except Exception as error:
         raise NotHereError(str(error)) from error
 

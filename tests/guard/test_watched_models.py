@@ -142,6 +142,21 @@ def half_by_half(model: Any) -> None:
         layer.reset_parameters()
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_what_to_empty_made_can_be_swapped_under_a_guard(swap: bool) -> None:
+    model = nn.ModuleDict({"wte": nn.Embedding(6, 6)})
+    model["head"] = model["wte"]
+    torch.__future__.set_swap_module_params_on_conversion(swap)
+    try:
+        with tiecheck.guard(model):
+            model.to("meta").to_empty(device="cpu")
+            torch.utils.swap_tensors(model["wte"].weight, nn.Parameter(torch.randn(6, 6)))  # refuses what has a weakref
+            model.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert model["head"].weight.dtype is torch.float64
+
+
 @pytest.mark.parametrize("write", [None, nn.Module.double, load, draw_by_data, half_by_half])
 def test_what_to_empty_made_is_tied_again_until_somebody_writes_into_it(write: Any) -> None:
     def emptied(g: Any) -> None:

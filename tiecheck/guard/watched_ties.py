@@ -32,7 +32,8 @@ class WatchedTie:
         """The break that the last look found, in case the model is gone at the next."""
         self.cls = type(root())
         self._on_meta = False
-        self._empty: list[tuple[weakref.ref[Tensor], int, bytes | None]] = []
+        self._empty: dict[int, tuple[int, bytes | None]] = {}
+        """Version and sample of each tensor that `to_empty` made; no weak reference, or `swap_tensors` would refuse."""
         self._note_empty("")
         self._inner = weakref.ref(without_wrappers(held)) if (held := root()) is not None else root
 
@@ -65,15 +66,12 @@ class WatchedTie:
             tensors = [self.tie.tensor(root, name) for name in self.tie.names] if root is not None else []
             found = [tensor for tensor in tensors if tensor is not None]
             if self._on_meta and did == "_apply" and not any(tensor.is_meta for tensor in found):
-                self._empty = [(weakref.ref(tensor), tensor._version, sample_of(tensor)) for tensor in found]
+                self._empty = {id(tensor): (tensor._version, sample_of(tensor)) for tensor in found}
             self._on_meta = bool(found) and len(found) == len(tensors) and all(tensor.is_meta for tensor in found)
 
-    def _has_no_values(self) -> bool:
+    def _has_no_values(self, now: list[Tensor]) -> bool:
         """Tell whether nothing was written since into what `to_empty` made."""
-        return bool(self._empty) and all(
-            (held := made()) is not None and (held._version, sample_of(held)) == (version, sample)
-            for made, version, sample in self._empty
-        )
+        return bool(now) and self._empty == {id(tensor): (tensor._version, sample_of(tensor)) for tensor in now}
 
     def holds(self) -> bool:
         """Tell quickly whether it is as it was; where its model is gone, or raises, there is nothing to say yet."""
@@ -111,7 +109,7 @@ class WatchedTie:
             moved, graph = self.tie.moved(root), ModuleGraph(root)
             route = route_of(graph, UserNames(graph))
             now = [tensor for name in self.tie.names if (tensor := self.tie.tensor(root, name)) is not None]
-            empty = self._has_no_values() and {id(t) for t in now} == {id(made()) for made, *_ in self._empty}
+            empty = self._has_no_values(now)
         since, until, seen = self.blamed or (self.seen, None, False)
         names = tuple(sorted(self.tie.names))
         reason = "which have no values yet" if empty else verdict.reason

@@ -220,6 +220,8 @@ def test_what_an_optimizer_may_well_do_is_silent() -> None:
     assert not found(model, torch.optim.SGD(criterion.parameters()))
     whole = llama()
     assert not found(whole, torch.optim.SGD(whole.model.layers.parameters(), lr=0.1)), "a part is trained"
+    head = [whole.lm_head.weight, *criterion.parameters()]
+    assert not found(whole, torch.optim.SGD(head, lr=0.1)), "a part is trained, with the weights of a loss"
     storage = NewParameter()
     storage.emb.weight.requires_grad_(False)
     assert not found(storage, torch.optim.SGD([storage.lin.weight], lr=0.1))

@@ -78,7 +78,7 @@ class UndeclaredTie(Rule):
     Finds parameters of a `PreTrainedModel` that are one and that no `_tied_weights_keys` covers, so that
     `save_pretrained` refuses; and ties of an inner model that stands in a list or a plain module, where the outer model
     does not hear of them. A tie of a plain `nn.Module` is nobody's to declare and is left alone. A module alias is a
-    note: it loads and runs as it was meant, and only a save minds.
+    note: it loads and runs as it was meant, and only a save minds; one that a parametrization hides was saved before.
 
     ## Why it is bad
     transformers 5 raises "shared tensors ... which are not properly defined" at the first save, often after days of
@@ -123,6 +123,8 @@ class UndeclaredTie(Rule):
         yield Case("an inner model in a list", live_facts(unsaved=(inner,)), finds=("warning",))
         alias = raises._replace(kind="module")
         yield Case("a module alias, which loads and runs (OLMo)", live_facts(unsaved=(alias,)), finds=("info",))
+        hidden = alias._replace(names=("k.parametrizations.weight.original", "q.parametrizations.weight.original"))
+        yield Case("one that was saved before it was parametrized", live_facts(unsaved=(hidden,)), finds=("warning",))
         pruned = (Effect("k.weight", "torch.nn.utils.prune", form="changes"),)
         yield Case("a member that is not used as it is", live_facts(unsaved=(raises,), effects=pruned))
         alike = (Effect("k.weight", "Identity", form="changes", value=0),)
@@ -192,6 +194,7 @@ def _list_of(alias: Alias) -> str | None:
 
 def _unsaved(mending: Mending, problem: SaveProblem) -> Draft:
     """Return what becomes of a tie at the next save, and how to have it back."""
+    hidden = any(".parametrizations." in name for name in problem.names)  # what is declared has another name now
     if problem.form == "raises":
         what = (
             f"{listed(problem.names)} are one parameter, which {problem.class_name} does not declare: save_pretrained "
@@ -207,7 +210,7 @@ def _unsaved(mending: Mending, problem: SaveProblem) -> Draft:
         what,
         problem.names,
         (class_place(mending.class_name, "one parameter, not declared"),),
-        severity="info" if problem.kind == "module" and problem.form == "raises" else None,
+        severity="info" if problem.kind == "module" and problem.form == "raises" and not hidden else None,
         edits=(
             *_declaring(mending, problem),
             *untying_edits(mending, problem.names, "they are meant to be apart", choice="apart"),

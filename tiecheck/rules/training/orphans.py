@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.life import GroupPlace, HeldTensor
@@ -28,9 +29,10 @@ class OptimizerHoldsOrphan(Rule):
 
     ## What it does
     Finds tensors in the parameter groups that the model does not have, while the model has parameters that train and
-    are in no group: something was replaced after the optimizer was made. An optimizer that holds another model's
-    parameters beside all of this one's is left alone. A head with the values of the embedding that is the only
-    parameter in no group is a warning: it was separated from the embedding, or left out by its name.
+    are in no group: something was replaced after the optimizer was made. An optimizer that holds another module's
+    parameters beside all of this one's, or beside a part that alone is trained, is left alone. A head with the values
+    of the embedding that is the only parameter in no group is a warning: it was separated from the embedding, or left
+    out by its name.
 
     ## Why it is bad
     The tie is whole, gradients flow, the loss is finite, and nothing is learned: the step goes to a tensor that no
@@ -60,7 +62,7 @@ class OptimizerHoldsOrphan(Rule):
             told = [set(names) for names in groups]  # by declared-tie-not-applied or members-in-different-groups
             pairs = [pair for pair in equal_copies if not any(names.issuperset(pair) for names in told)]
             yield from _copies_left_out(mending, held_tensors, pairs)
-        if not orphans or not lacking:
+        if not orphans or not lacking or _only_a_part_trains(orphans, lacking):
             return
         names = tuple(sorted(name for held in lacking for name in held.names))
         shapes = listed(tuple(str(list(held.shape)) for held in orphans))
@@ -79,6 +81,8 @@ class OptimizerHoldsOrphan(Rule):
         orphan, lacking = case_held(case_slot(), names=()), case_held()
         yield Case("the embedding was replaced", case_facts(orphan, lacking), finds=("error",))
         yield Case("another module's parameter beside all of ours", case_facts(orphan, case_held(case_slot())))
+        body = tuple(case_held(names=(f"{n}.weight",)) for n in range(3))
+        yield Case("a head is trained, with the weights of a loss", case_facts(orphan, case_held(case_slot()), *body))
         part = case_held(case_slot(), names=("a.weight",))
         yield Case("only a part is trained", case_facts(lacking, part))
         copy, other = case_held(names=("b.weight",)), case_held(names=("c.weight",))
@@ -131,6 +135,13 @@ class TiedWeightInNameGroup(Rule):
         yield Case("a tied table in AdamW", case_facts(case_held(case_slot())._replace(table=True)))
         yield Case("tied layers in Muon", case_facts(table._replace(table=False), adam))
         yield Case("a table that nobody ties", case_facts(table._replace(names=PAIR[:1]), adam))
+
+
+def _only_a_part_trains(orphans: list[HeldTensor], lacking: list[HeldTensor]) -> bool:
+    """Tell whether far more is in no group than was replaced: a head is trained, with the weights of a loss."""
+    elements = sum(prod(held.shape) for held in lacking)
+    flat = any(len(held.shape) == 1 and held.shape[0] >= elements for held in orphans)
+    return len(lacking) > 2 * len(orphans) and not flat
 
 
 def _copies_left_out(
