@@ -8,8 +8,8 @@ from typing import TextIO
 from tiecheck.records.fleet import TieChange, TieComparison
 from tiecheck.records.report import TieEntry
 from tiecheck.records.words import TIED
-from tiecheck.render.inspect import LABEL, NAMES_SHOWN, tie_facts
-from tiecheck.render.lines import Line, write_lines
+from tiecheck.render.inspect import LABEL, tie_facts
+from tiecheck.render.lines import Line, first_names, write_lines
 from tiecheck.render.reports import Style
 from tiecheck.wording import listed
 
@@ -40,8 +40,7 @@ def render(found: TieComparison, style: Style, stream: TextIO) -> None:
 
 def _names(change: TieChange) -> str:
     tied = [entry for entry in (change.before, change.after) if entry and (entry.kind in TIED or entry.declared)]
-    rest = len(change.names) - NAMES_SHOWN
-    return (" = " if tied else ", ").join(change.names[:NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+    return first_names(change.names, " = " if tied else ", ")
 
 
 def _facts(change: TieChange, *, full: bool) -> Iterator[Line]:

@@ -11,7 +11,7 @@ from tiecheck.records.counts import Counts
 from tiecheck.records.report import Report, TargetReport, TieEntry, View
 from tiecheck.records.uses import is_plain, names_not_taken
 from tiecheck.records.words import HURTS, TIED
-from tiecheck.render.lines import Line, write_lines
+from tiecheck.render.lines import NAMES_SHOWN, Line, cut_text, first_names, write_lines
 from tiecheck.render.reports import Style
 from tiecheck.render.text import STORED, more_names_text, traffic_text
 from tiecheck.wording import counted
@@ -22,13 +22,8 @@ if TYPE_CHECKING:
 
 GROUPS_SHOWN = 12
 """Tie groups and aliases listed for a target; some detection models have hundreds."""
-NAMES_SHOWN = 4
-"""Names listed for a group."""
 LABEL = 10
 """Columns of the word before each fact of a group."""
-
-ERROR = 200
-"""Characters of what a tool raises."""
 
 TONES = {"same": "green", "misses": "yellow", "more": "yellow", "differs": "yellow", "raises": "magenta"}
 """The word for a view -> its colour."""
@@ -197,7 +192,7 @@ def _views(target: TargetReport, style: Style) -> Iterator[Line]:
         word, detail = _seen(target, view, style)
         title = f"{view.tool} {view.version if view.ran else view.algorithm}"
         what = f" {view.function}" if view.function else ""
-        drops = f"leaves out {_first(view.dropped)}" if view.dropped else ""
+        drops = f"leaves out {first_names(view.dropped)}" if view.dropped else ""
         text = "; ".join(part for part in (detail, drops) if part)
         line = f"{word:<{LABEL}}{title}{what}{': ' if text else ''}{text}"
         if line != before:  # neither run nor reproduced, for one reason
@@ -208,9 +203,7 @@ def _views(target: TargetReport, style: Style) -> Iterator[Line]:
 def _seen(target: TargetReport, view: View, style: Style) -> tuple[str, str]:
     """Return a view in a word, and what it misses or has too much."""
     if view.error is not None:
-        text = " ".join(view.error.split())
-        word, text = ("not run", text.removeprefix("not run: ")) if not view.ran else ("raises", text)
-        return word, text if style.verbose or len(text) <= ERROR else f"{text[:ERROR]}..."
+        return "raises" if view.ran else "not run", cut_text(view.error.removeprefix("not run: "), style)
     if view.says is not None:
         return "says yes" if view.says else "says no", ""
     found = compare_view(target.ties, view)
@@ -228,13 +221,7 @@ def _seen(target: TargetReport, view: View, style: Style) -> tuple[str, str]:
 def _listed(groups: tuple[tuple[str, ...], ...]) -> str:
     """Return the first of some groups, and how many more there are."""
     rest = len(groups) - 1
-    return _first(groups[0], " = ") + (f" and {counted(rest, 'more group')}" if rest else "")
-
-
-def _first(names: tuple[str, ...], mark: str = ", ") -> str:
-    """Return the first of some names, and how many more there are."""
-    rest = len(names) - NAMES_SHOWN
-    return mark.join(names[:NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+    return first_names(groups[0], " = ") + (f" and {counted(rest, 'more group')}" if rest else "")
 
 
 def _loaders(target: TargetReport, style: Style) -> Iterator[Line]:
@@ -246,7 +233,7 @@ def _loaders(target: TargetReport, style: Style) -> Iterator[Line]:
         reads = f", reads {entry.reads}: {value}" if entry.reads else ""
         groups = f" ({entry.groups:,} groups)" if entry.groups > 1 else ""
         if titles.count((entry.loader, entry.versions)) > 1:  # not every group comes out alike
-            groups += f" for {_first(entry.names)}"
+            groups += f" for {first_names(entry.names)}"
         message = f"; {entry.message}" if entry.message and (style.verbose or entry.outcome == "unknown") else ""
         text = f"{entry.outcome:<{width}}{entry.loader} {entry.versions}{groups}{reads}{message}"
         yield Line(text, 2, width, "yellow" if entry.outcome in HURTS else "green", width)

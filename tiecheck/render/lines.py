@@ -6,6 +6,7 @@ The lines are the same on a terminal and in a pipe of its width. rich adds the c
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from tiecheck.errors import escaped
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 """Columns of a report that goes to no terminal, unless COLUMNS says otherwise."""
+
+NAMES_SHOWN = 4
+"""Names of a group, and entries of a list, that are shown."""
+CUT = 200
+"""Characters of what a tool says, without `-v`."""
 
 NARROWEST, WIDEST = 40, 120
 """Columns between which a report is wrapped, whatever the terminal has."""
@@ -101,6 +107,18 @@ def wrapped(line: Line, width: int) -> list[str]:
         current += escaped(line.extra)
     lines.append(current)
     return [text.rstrip() for text in lines]
+
+
+def first_names(names: Sequence[str], mark: str = ", ") -> str:
+    """Return the first of some names, and how many more there are."""
+    rest = len(names) - NAMES_SHOWN
+    return mark.join(names[:NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def cut_text(text: str, style: Style) -> str:
+    """Return what a tool says, on one line, and cut where not everything is wanted."""
+    line = " ".join(text.split())
+    return line if style.verbose or len(line) <= CUT else f"{line[:CUT]}..."
 
 
 def cells(text: str) -> int:

@@ -12,7 +12,7 @@ from tiecheck.placement.asked.memory import DISK, NUMBERED, SINGLE
 from tiecheck.placement.load_outcomes import is_sound
 from tiecheck.records.placement import Crash, Device, Placed, Placement, Plan, Proposal, Seeds
 from tiecheck.records.words import TIED
-from tiecheck.render.lines import Line
+from tiecheck.render.lines import NAMES_SHOWN, Line, cut_text, first_names
 from tiecheck.render.reports import Style
 from tiecheck.wording import counted, size
 
@@ -20,12 +20,8 @@ _T = TypeVar("_T")
 
 GROUPS_SHOWN = 4
 """Groups in the table of a plan without `-v`."""
-NAMES_SHOWN = 4
-"""Names of a group, and entries of a list, without `-v`."""
 WIDE = 47
 """Columns of a member, or a verdict, beside which the next cell still stands; of a longer one it stands below."""
-TEXT = 200
-"""Characters of what a tool says, without `-v`."""
 BOUNDLESS = 2**60
 """Bytes from which on a memory is no limit."""
 
@@ -42,7 +38,7 @@ def placement_lines(placement: Placement, style: Style) -> Iterator[Line]:
         before = before or plan
     if placement.warns:
         here = f" (installed: {placement.installed})" if placement.installed else ""
-        yield Line(f'would log "The model weights are not tied": accelerate {_listed(placement.warns)}{here}', 8, 2)
+        yield Line(f'would log "The model weights are not tied": accelerate {first_names(placement.warns)}{here}', 8, 2)
     if placement.proposal is not None and (style.verbose or _wanted(placement)):
         yield from _proposal(placement.proposal)
 
@@ -95,26 +91,26 @@ def _told(plan: Plan, style: Style) -> Iterator[Line]:
     if figures and plan.crash is None:
         yield Line(f"memory: {', '.join(figures)}", 10, 2, "dim")
     for text in _some(plan.remarks, style):
-        yield Line(_cut(text, style), 10, 2, "yellow")
+        yield Line(cut_text(text, style), 10, 2, "yellow")
     for text in _some(plan.logged, style):
-        yield Line(f"logs: {_cut(text, style)}", 10, 2, "yellow", 5)
+        yield Line(f"logs: {cut_text(text, style)}", 10, 2, "yellow", 5)
     for double in _some(plan.doubles, style):
         yield Line(
             f"counts {size(double.counted)} for {size(double.real)} where {double.module or 'the model'} goes to "
-            f"{double.device}, because of {_listed(double.names)}",
+            f"{double.device}, because of {first_names(double.names)}",
             10,
             2,
         )
     if plan.moved:
         moved = [f"{module} on {here}, not {there}" for module, (here, there) in plan.moved.items()]
-        yield Line(f"for that alone it puts {_listed(moved)}", 10, 2)
+        yield Line(f"for that alone it puts {first_names(moved)}", 10, 2)
     if plan.seeds is not None:
         yield Line(_seeds(plan.seeds), 10, 2)
 
 
 def _crash(crash: Crash) -> str:
     at = f" at {crash.module}" if crash.module else ""
-    names = f" ({_listed(crash.names)})" if crash.names else ""
+    names = f" ({first_names(crash.names)})" if crash.names else ""
     return f"{' '.join(crash.error.split())}{at}{names}"
 
 
@@ -122,7 +118,7 @@ def _seeds(seeds: Seeds) -> str:
     maps = "one map" if seeds.maps == 1 else f"{seeds.maps} different maps"
     counts = ((seeds.splits, "splitting a group"), (seeds.crashes, "raising"))
     more = [f"{n} {word}" for n, word in counts if n]
-    moving = f"; what moves: {_listed(seeds.moving)}" if seeds.moving else ""
+    moving = f"; what moves: {first_names(seeds.moving)}" if seeds.moving else ""
     return f"under {seeds.tried} hash seeds: {', '.join([maps, *more])}{moving}"
 
 
@@ -156,18 +152,6 @@ def _memory(memory: Mapping[int | str, int], used: Mapping[Device, int] | tuple[
 
 def _some(items: Sequence[_T], style: Style) -> Sequence[_T]:
     return items if style.verbose else items[:NAMES_SHOWN]
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
-
-
-def _cut(text: str, style: Style) -> str:
-    """Return what a tool says, on one line, and cut where not everything is wanted."""
-    line = " ".join(text.split())
-    return line if style.verbose or len(line) <= TEXT else f"{line[:TEXT]}..."
 
 
 def group_verdict(placed: Placed) -> str:

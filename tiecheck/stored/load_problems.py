@@ -16,7 +16,7 @@ from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
 from tiecheck.records.words import Outcome
-from tiecheck.stored.config_refusals import refused_problems
+from tiecheck.stored.config_refusals import NUMBERS, refused_problems
 from tiecheck.stored.config_values import architecture_of, told_problem
 from tiecheck.stored.older_names import as_older_reads, name_among_bare
 from tiecheck.tables.architectures import load_architecture, older_has
@@ -217,7 +217,6 @@ def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]
         tensor, size = members[0], members[0].shape[axis]
         said = tuple(f"{k} {known[k]}" for k in [k for k in known if k.rpartition(".")[2] in ROWS] or known)[:4]
         why = f"{tensor.name} is stored with {size} {('rows', 'columns')[axis]}, and config.json says {listed(said)}"
-        mend = "which of the two is right the files do not tell; save the model again, with the config that it has."
         message = f"size mismatch for {tensor.name}"
         message = "no module can be built of a negative size" if min(known.values()) < 0 else message
         edits = _rows_written(denied, checkpoint, members)
@@ -225,7 +224,7 @@ def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]
         spelled = {s for tie in older.ties for name in tie.names for s in (name, *tie.spellings.get(name, ()))}
         theirs = tensor.name in {*spelled, older.embedding} if spelled else not architecture_of(model).ties
         lines = BOTH if theirs and tensor.name in as_older_reads(checkpoint, older) else ("5",)
-        yield told_problem("shape", lines, "crash", message, why, tensor.file, mend, (tensor.name,), edits)
+        yield told_problem("shape", lines, "crash", message, why, tensor.file, NUMBERS, (tensor.name,), edits)
 
 
 def _denied(model: ModelConfig, tensor: StoredTensor) -> Iterator[tuple[int, dict[str, int]]]:

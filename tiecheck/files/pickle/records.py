@@ -175,19 +175,29 @@ FIELDS = frozenset(
 )
 """Fields of a tensor of torch 2.13 that are no plain attributes: a state that sets one is refused, or changes it."""
 
+ARITIES: Mapping[str, tuple[int, ...]] = {
+    "_rebuild_tensor": (4,),
+    "_rebuild_tensor_v2": (6, 7),
+    "_rebuild_tensor_v3": (7, 8),
+    "_rebuild_parameter": (3,),
+    "_rebuild_parameter_with_state": (4,),
+    "_rebuild_qtensor": (6, 7),
+    "_rebuild_sparse_tensor": (2,),
+    "_rebuild_meta_tensor_no_storage": (4,),
+    "_rebuild_nested_tensor": (4,),
+    "_rebuild_device_tensor_from_numpy": (4,),
+    "_rebuild_device_tensor_from_cpu_tensor": (4,),
+}
+"""Function of `torch._utils` -> the numbers of arguments it takes (torch 2.13)."""
+
 ALLOWED = frozenset(
     (
         *("collections.OrderedDict", "collections.Counter", "_codecs.encode"),
         *("builtins.bytearray", "builtins.set", "builtins.complex"),
         *("torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.Size", "torch.Tensor"),
         *("torch.device", "torch.storage.TypedStorage", "torch.storage.UntypedStorage"),
-        *("torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_parameter"),
-        *("torch._utils._rebuild_parameter_with_state", "torch._utils._rebuild_qtensor"),
-        *("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"),
-        *("torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_meta_tensor_no_storage"),
-        *("torch._utils._rebuild_nested_tensor", "torch._utils._rebuild_wrapper_subclass"),
-        "torch._utils._rebuild_device_tensor_from_numpy",
-        "torch._utils._rebuild_device_tensor_from_cpu_tensor",
+        *("torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_wrapper_subclass"),
+        *(f"torch._utils.{name}" for name in ARITIES),
         *(f"torch.{word}" for word in ITEMSIZES),
         *(f"torch.{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)),
         *(f"torch.{word}" for word in STORAGES),
@@ -199,19 +209,6 @@ ALLOWED = frozenset(
     )
 )
 """Names that `torch.load(weights_only=True)` lets a pickle ask for (torch 2.13, `_get_allowed_globals`)."""
-
-ARITIES: Mapping[str, tuple[int, ...]] = {
-    "_rebuild_tensor": (4,),
-    "_rebuild_tensor_v2": (6, 7),
-    "_rebuild_tensor_v3": (7, 8),
-    "_rebuild_parameter": (3,),
-    "_rebuild_parameter_with_state": (4,),
-    "_rebuild_qtensor": (6, 7),
-    "_rebuild_sparse_tensor": (2,),
-    "_rebuild_meta_tensor_no_storage": (4,),
-    "_rebuild_nested_tensor": (4,),
-}
-"""Function of `torch._utils` -> the numbers of arguments it takes (torch 2.13)."""
 
 SAFE_OPERATIONS = frozenset(
     (

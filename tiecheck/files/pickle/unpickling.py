@@ -65,8 +65,6 @@ _KNOWN: Mapping[str, Callable[[tuple[Any, ...]], bool]] = {
     **dict.fromkeys(("_codecs.encode", "torch.serialization._get_layout", "torch.device"), _of_text),
     **{f"torch._utils.{name}": _so_many(counts) for name, counts in ARITIES.items()},
     "torch._tensor._rebuild_from_type_v2": _so_many((4,)),
-    "torch._utils._rebuild_device_tensor_from_numpy": _so_many((4,)),
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _so_many((4,)),
     "torch._utils._rebuild_wrapper_subclass": lambda args: len(args) >= 8 and isinstance(args[0], Global),
     "torch.nn.parameter.Parameter": _of_tensor,
     "builtins.bytearray": _bytes,

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from tiecheck.placement.map_lookup import device_in, key_of
-from tiecheck.records.edits import Edit, python_edit
+from tiecheck.records.edits import Edit
 from tiecheck.records.live import Alias, DeclaredTie, LiveClass, LiveModel
 from tiecheck.records.mending import Mending
 from tiecheck.records.placement import Placed, Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.rules.live.mends import model_path
+from tiecheck.rules.live.mends import sharded_together
 from tiecheck.rules.placement.plans import (
     Loading,
     by_class,
@@ -253,15 +253,13 @@ class FsdpGroupsSplitTie(Rule):
 
     def check(self, mending: Mending) -> Iterator[Draft | Unknown]:
         for names in mending.sharded_apart:
-            owners = dict.fromkeys(model_path(mending, name.rpartition(".")[0]) for name in names)
-            lines = ("from torch.distributed.fsdp import fully_shard", f"fully_shard([{', '.join(owners)}])")
             yield Draft(
                 f"{listed(names)} were one parameter, and fully_shard has put them into different groups: the first "
                 "forward pass raises ValueError, and no tie_weights() after it helps.",
                 names,
                 (class_place(mending.class_name, "sharded in different groups"),),
                 "Other fully_shard calls come after that one.",
-                edits=(python_edit("tied", "the model is made again and no part of it is sharded yet", *lines),),
+                edits=(sharded_together(mending, names),),
             )
 
     @staticmethod
