@@ -47,6 +47,36 @@ def test_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged_alike(tmp_path, EnginePlace("dask", workers=2))
 
 
+DYING = """
+import asyncio, os, signal
+def dask_setup(worker):
+    async def die():
+        while worker.status.name != "running":
+            await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if os.path.exists("ONCE.dead") and not os.path.exists("ONCE.again"):
+        open("ONCE.again", "w").close()
+        asyncio.ensure_future(die())
+"""
+"""A worker that dies while it starts, after another was killed: its nanny gives it up."""
+
+
+@pytest.mark.slow
+def test_a_dask_worker_that_is_given_up_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    deadly_workers(tmp_path, monkeypatch)
+    truth = drawn_fleet(tmp_path / "fleet", 120, seed=36)
+    once = next(Path(target) for target, codes in truth.items() if not codes)
+    truth[str(once.rename(once.parent / "once"))] = truth.pop(str(once))
+    (tmp_path / "dying.py").write_text(DYING.replace("ONCE", str(once.parent / "once")))
+    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", str(tmp_path / "dying.py"))
+    process = start_fleet(tmp_path / "fleet", tmp_path / "out.jsonl", "--engine", "dask", "--workers", "1")
+    _, told = process.communicate(timeout=400)
+    assert process.returncode == 1, told
+    assert (once.parent / "once.again").exists()
+    assert grave_codes(tmp_path / "out.jsonl") == truth
+
+
 def test_a_dask_cluster_that_is_there_loses_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr("tiecheck.fleet.run.CHUNK", 5)

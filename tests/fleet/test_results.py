@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,16 +70,24 @@ def test_two_tables_side_by_side(tmp_path: Path, tiecheck_cli) -> None:
     assert compare_tables(str(before), str(before)).equal
     healthy = next(target for target, codes in truth.items() if not codes)
     broken = next(target for target, codes in truth.items() if codes == {"TIE101"})
-    gone = next(target for target in truth if target not in {healthy, broken})
+    other = next(target for target, codes in truth.items() if codes == {"TIE101"} and target != broken)
+    shutil.rmtree(other)
+    write_model(Path(other), {EMBEDDING: bytes(range(128))}, tie_word_embeddings=False)
+    gone = next(target for target in truth if target not in {healthy, broken, other})
     (Path(healthy) / "config.json").write_text("{")
     config = json.loads((Path(broken) / "config.json").read_text())
     (Path(broken) / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
     Path(gone).rename(tmp_path / "fleet" / "new")
     run_fleet(tmp_path / "fleet", results=after)
     found = compare_tables(str(before), str(after))
-    changes = {change.target: (change.before, change.after, change.ended) for change in found.changed}
-    assert changes == {healthy: ("pass", "error", ()), broken: ("fail", "pass", ("TIE101",))}
-    assert (found.new, found.gone, found.same) == ((str(tmp_path / "fleet" / "new"),), (gone,), 37)
+    changes = {change.target: tuple(change)[1:] for change in found.changed}
+    assert changes == {
+        other: ("fail", "fail", ("TIE102",), ("TIE101",)),
+        healthy: ("pass", "error", (), ()),
+        broken: ("fail", "pass", (), ("TIE101",)),
+    }
+    assert compare_tables(str(after), str(before)).changed[0].after == "fail"  # broken the other way round
+    assert (found.new, found.gone, found.same) == ((str(tmp_path / "fleet" / "new"),), (gone,), 36)
     shown = tiecheck_cli("fleet", "compare", str(before), str(after))
     assert (shown.exit_code, "fail -> pass" in shown.stdout) == (1, True)
     assert tiecheck_cli("fleet", "compare", str(before), str(before), "-f", "json").exit_code == 0
