@@ -5,6 +5,7 @@ Classes, sections and values are drawn. The truth of 4.57 is its own rehearsed l
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +14,17 @@ import pytest
 from harness.cases import Case
 from harness.collect import Bench
 from harness.configs import SIZES, Flatten, OlderKeys, SetKey, walk
-from harness.files import Layout
+from harness.files import Layout, write
 from harness.members import Stored, Unprefixed, Wrapped, Written
 from harness.oracle import Oracle
-from harness.saves import OLDER, saved
+from harness.saves import OLDER, all_classes, saved
 from harness.verdicts import say
+from lanes import sampled
 from older import older_python
 
 import tiecheck
+from tiecheck.tables.architectures import older_has
+from tiecheck.tables.structure import config_structure
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
@@ -168,6 +172,46 @@ def test_buffers_that_4_57_gives_one_memory_end_as_the_source_does(tmp_path: Pat
         case.write(tmp_path / str(number))
         found += [view.outcome for view in say(tmp_path / str(number)).views if view.versions == "4.57"]
     assert found == ["tied", "member-random", "member-random", "tied", "member-discarded", "tied"]
+
+
+TOWERS = [("LlavaForConditionalGeneration", "llava"), ("Gemma3Model", "gemma3"), ("CLIPTextModel", "clip_text_model")]
+"""Classes with a tower, or one themselves, out of which 5 took a module that 4.57 has."""
+
+
+@pytest.mark.parametrize(("name", "kind"), sampled(TOWERS))
+def test_names_that_5_alone_has_are_no_pass(name: str, kind: str, tmp_path: Path) -> None:
+    case = Case(name, kind)
+    case.write(tmp_path / "new")
+    (target,) = tiecheck.check(tmp_path / "new").targets
+    (note,) = [finding for finding in target.findings if finding.code == "TIE206"]
+    assert (target.status, note.severity) == ("unknown", "info")
+    assert note.names[0] in (target.reason or "")
+    assert tiecheck.check(tmp_path / "new", judge_for=["transformers==5"]).targets[0].status == "pass"
+    draft = case.draft()
+    tower = "text_model" if "Text" in name else "vision_model"
+    for tensor in [tensor for tensor in draft.tensors if "language_model" not in tensor and "lm_head" not in tensor]:
+        head, dot, rest = tensor.rpartition("vision_tower.")
+        draft.tensors[f"{head}{dot}{tower}.{rest}"] = draft.tensors.pop(tensor)
+    write(draft, tmp_path / "old")
+    assert [finding.code for finding in tiecheck.check(tmp_path / "old").findings if finding.code == "TIE206"] == []
+
+
+@pytest.mark.slow
+def test_4_57_loads_into_nothing_what_is_told_to_be_moved(tmp_path: Path) -> None:
+    oracle, rng, told = Oracle(older_python()), random.Random(616161), []
+    classes = [one for one in all_classes() if older_has(one.class_name, one.model_type)]
+    moved = [one for one in classes if one.class_name in (config_structure(one.model_type, "4.57") or {}).get("v", {})]
+    for one in [*rng.sample(moved, 8), *rng.sample(classes, 8)]:
+        with contextlib.suppress(ImportError, RuntimeError, ValueError):  # not every class can be had small
+            case = Case(one.class_name, one.model_type, (), (), one.module)
+            draft = case.write(tmp_path / one.class_name)
+            rehearsal = oracle.ask(tmp_path / one.class_name, draft, real=False)[1].rehearsal
+            notes = [f for f in tiecheck.check(tmp_path / one.class_name).findings if f.code == "TIE206"]
+            told.append(bool(notes))
+            assert bool(notes) == bool(rehearsal.unexpected and rehearsal.missing), case
+    oracle.close()
+    assert any(told)
+    assert not all(told)
 
 
 def number_of(name: str) -> int:

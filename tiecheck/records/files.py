@@ -14,15 +14,18 @@ from tiecheck.records.words import Kind, Outcome
 class LoadProblem(Record):
     """A reason for which transformers does not load what a directory stores, whatever its ties."""
 
-    kind: Literal["name", "nested", "format", "prefix", "experts", "shape", "flag", "vendor", "field", "newer", "open"]
+    kind: Literal[
+        "name", "nested", "format", "prefix", "experts", "shape", "flag", "vendor", "field", "newer", "moved", "open"
+    ]
     """`name` of the file, tensors `nested` below a key, no `format` in the metadata, names without the `prefix` of the
     base model, `experts` of which one lacks a part, a `shape` that the config denies, a `flag` that is no truth
     value, a `vendor`'s file with other values, which transformers does not read, a `field` of the config that the
-    library refuses, one that is `newer` than the line that refuses it; `open` is no problem but what nobody asked."""
+    library refuses, one that is `newer` than the line that refuses it, names beside the groups that 5 has `moved` away
+    from where 4.57 looks for them; `open` is no problem but what nobody asked."""
     versions: tuple[str, ...]
     """The lines of transformers that it holds for."""
     outcome: Outcome
-    """Outcome of every group."""
+    """Outcome of every group; of what was `moved` that of the tensors alone."""
     message: str
     """Error that the loader raises, or its way of going on."""
     why: str

@@ -119,12 +119,31 @@ def field_value(section: Section, name: str, line: str) -> Any:
     name = _key_read(section, known, name)
     if not name:
         return Unread("a field that it does not have")
+    if name == LABELS:
+        return _labels(section, known, line)
     given = [section.data[key] for key in _spelled(known, name) if key in section.data]
-    if (told := next((value for value in given if value is not None), None)) is not None:
-        return told
+    told = [value for value in given if value is not None]
+    if told:  # a key that stands for another is set after it, unless it is a field too
+        twice = len(told) > 1 and told[0] != told[-1]
+        own = any(key in refused_values(section.kind) for key in _spelled(known, name)[1:] if key in section.data)
+        return Unread("given under two keys, and not the same") if twice and (own or len(told) > 2) else told[-1]
     unknown = Unknown(f"the default of {name} hangs on other fields")
     usual = section.odd.get(name, known.get("d", {}).get(name, unknown))
     return Unread("null") if given and type(usual) is int else usual
+
+
+LABELS = "num_labels"
+"""A key that is no field: both lines count the map `id2label` for it, or write one of that many labels."""
+
+
+def _labels(section: Section, known: dict[str, Any], line: str) -> Any:
+    """Return the number of labels: of key and map 5 takes the key's, and 4.57 the map's (`PreTrainedConfig`)."""
+    held, number = section.data.get("id2label"), section.data.get(LABELS, ...)
+    if not isinstance(held, dict | None) or not (number is ... or type(number) is int):
+        return Unread("no number of labels")
+    counts = [number if type(number) is int else None, None if held is None else len(held)]
+    made = (count for count in (counts if line == "5" else counts[::-1]) if count is not None)
+    return next(made, known.get("d", {}).get(LABELS, 2))
 
 
 def _key_read(section: Section, known: dict[str, Any], name: str) -> str:
@@ -144,7 +163,8 @@ def written_field(root: Section, dotted: str, line: str) -> str:
     known = config_structure(section.kind, line) or {}
     name = _key_read(section, known, last) or last
     taken = refused_values(section.kind)
-    there = [key for key in _spelled(known, name) if key in section.data]
+    words = ("id2label", LABELS) if name == LABELS else _spelled(known, name)[::-1]
+    there = [key for key in words if key in section.data]
     there += [key for key in _spelled(known, name) if key in taken]
     return ".".join((*root.level, *dotted.split(".")[:-1], next(iter(there), name)))
 

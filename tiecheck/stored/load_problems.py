@@ -18,7 +18,7 @@ from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
 from tiecheck.records.words import Outcome
 from tiecheck.stored.config_refusals import NUMBERS, refused_problems
 from tiecheck.stored.config_values import architecture_of, told_problem
-from tiecheck.stored.older_names import as_older_reads, name_among_bare
+from tiecheck.stored.older_names import as_older_reads, moved_names, name_among_bare
 from tiecheck.tables.architectures import load_architecture, older_has
 from tiecheck.tables.structure import class_structure
 from tiecheck.wording import listed
@@ -73,9 +73,10 @@ def load_problems(
 
 
 def untold_problems(model: ModelConfig, checkpoint: Checkpoint, values: Values) -> Iterator[LoadProblem]:
-    """Yield what nobody knows the end of; of a remote model only what is stored twice."""
+    """Yield what nobody knows the end of, of a remote model only what is stored twice; and what 5 alone reads."""
     from tiecheck.stored.lost_ties import stored_twice, untold_ties
 
+    yield from moved_names(model, checkpoint)
     twice = stored_twice(model, checkpoint, values)
     for lines, why, names in twice if checkpoint.remote is not None else (*twice, *untold_ties(model, checkpoint)):
         yield told_problem("open", lines, "unknown", why, why, model.path, "", names)

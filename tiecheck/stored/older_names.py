@@ -7,11 +7,16 @@ model's prefix decides for all of them whether it is added, stripped or left. Tr
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tiecheck.records.declared import Architecture, ModelConfig, TieSpec
 from tiecheck.records.stored import Checkpoint
-from tiecheck.tables.architectures import newer_names
+from tiecheck.stored.config_values import told_problem
+from tiecheck.tables.architectures import newer_names, older_has
+from tiecheck.tables.structure import class_structure, config_structure
+
+if TYPE_CHECKING:  # it is made where something is wrong
+    from tiecheck.records.files import LoadProblem
 
 
 def as_older_reads(checkpoint: Checkpoint, older: Architecture) -> Checkpoint:
@@ -78,6 +83,21 @@ def written_in_five(data: Mapping[str, Any]) -> bool:
     if version.startswith(("4.57", "5")):
         return version.startswith("5")
     return "rope_parameters" in data or any(written_in_five(held) for held in inner)
+
+
+def moved_names(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
+    """Yield a name under which transformers 5 stores what 4.57 looks for under another, and makes at random."""
+    if not older_has(model.class_name, model.model_type):
+        return
+    found = class_structure(model.class_name or "", model.model_type)
+    known = config_structure(found[0] if found else model.model_type or "", "4.57") or {}
+    name = known.get("v", {}).get(model.class_name)
+    if name is not None and name in checkpoint:
+        why = f"{name} is a name of transformers 5, which 4.57 loads into nothing, as it does those beside it"
+        mend = "save it with 4.57, which writes what it reads."
+        message = "what it looks for in their place is made at random, with a warning"
+        file = tensor.file if (tensor := checkpoint.tensor(name)) is not None else ""
+        yield told_problem("moved", ("4.57",), "member-random", message, why, file, mend, (name,))
 
 
 def _own_names(older: Architecture) -> set[str]:

@@ -49,7 +49,8 @@ class SetKey(Mutator):
         parts = [path for path, value in walk(save.config) if isinstance(value, dict) and path in SECTIONS]
         ended = [*REFUSED, *((key, {"model_type": "llama"}) for key in sorted(SECTIONS - save.config.keys()))]
         ended += [(f"{part}.{key}", value) for part in parts for key, value in REFUSED]
-        kinds = [odd, odd, odd, st.sampled_from([*ended, *_pointers(save.config)])]
+        labels = [("id2label", {str(number): "l" for number in range(count)}) for count in (1, 3)]
+        kinds = [odd, odd, odd, st.sampled_from([*ended, *labels, *_pointers(save.config)])]
         words = [path for path, value in walk(save.config) if isinstance(value, str) and not OF_WHAT.search(path)]
         if words:
             kinds.append(st.tuples(st.sampled_from(words), st.sampled_from(("no_such_word", "relu", "linear"))))

@@ -50,7 +50,7 @@ def loader_views(  # noqa: PLR0913, PLR0917  # what a load hangs on
     unfit = "a packed matrix of which a part is not stored, or does not fit"
     stopped: dict[str, Any] = {"outcome": "crash", "message": unfit}
     views = tuple(v._replace(**stopped) if v.loader == "mlx-lm" and v.names in parts else v for v in views)
-    for problem in problems:
+    for problem in (one for one in problems if one.kind != "moved"):
         views = tuple(_stopped(view, problem) for view in views)
     odd = next((f for f in config.flags if not isinstance(f.value, bool)), None) if config else None
     if odd is None:

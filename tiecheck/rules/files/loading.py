@@ -28,6 +28,9 @@ class LoaderReadsOtherWeights(Rule):
     vendor's own file beside it (`consolidated.safetensors`) with another embedding is a warning too. What mlx-lm wrote
     is left to mlx-lm.
 
+    And it looks for names that transformers 5 alone has: it took a module out of the vision towers of CLIP and SigLIP,
+    so that 4.57 makes those of a LLaVA that 5 saved at random (a note).
+
     ## Why it is bad
     Everything else in the report is about tensors that this loader never sees. A file under another name is an
     `OSError`, and an index without metadata a `KeyError`. Of a nested state dict not one name is known: every weight is
@@ -50,7 +53,8 @@ class LoaderReadsOtherWeights(Rule):
     threads = "vllm-project/vllm#40765"
 
     def check(self, load_problems: tuple[LoadProblem, ...]) -> Iterator[Draft]:
-        yield from (problem_draft(found) for found in load_problems if found.kind in ("name", "nested", "format"))
+        told = ("name", "nested", "format", "moved")
+        yield from (problem_draft(found) for found in load_problems if found.kind in told)
         for found in load_problems:
             if found.kind == "vendor":
                 place = file_place(found.file, found.message)
@@ -62,6 +66,8 @@ class LoaderReadsOtherWeights(Rule):
         yield Case("a nested state dict", {"load_problems": (load_problem("nested"),)}, finds=("error",))
         older = load_problem("format", versions=("4.57",))
         yield Case("no format in the metadata", {"load_problems": (older,)}, finds=("warning",))
+        moved = load_problem("moved", versions=("4.57",), outcome="member-random")
+        yield Case("a tower under the names of 5 alone", {"load_problems": (moved,)}, finds=("info",))
         beside = load_problem("vendor", versions=())
         yield Case("a vendor's file with other values", {"load_problems": (beside,)}, finds=("warning",))
         yield Case("nothing in the way", {"load_problems": ()})

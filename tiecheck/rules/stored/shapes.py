@@ -189,7 +189,7 @@ def problem_draft(problem: LoadProblem) -> Draft:
         f"{why} ({titles}: {problem.message}).",
         problem.names,
         ((file_place if problem.file else tensor_place)(problem.file or problem.names[0], problem.message),),
-        severity="info" if problem.kind == "newer" else None if "5" in problem.versions else "warning",
+        severity="info" if problem.kind in {"newer", "moved"} else None if "5" in problem.versions else "warning",
         hurts=views,
         edits=problem.edits,
         no_mend=problem.no_mend,

@@ -11,6 +11,7 @@ from typing import Any
 
 from tiecheck.tables.generate.build import is_older_line
 from tiecheck.tables.generate.configs import FLAG, default_config, needed_parts, silent_dict
+from tiecheck.tables.generate.heads import LABELS
 from tiecheck.tables.structure import config_structure
 
 VALUES: tuple[Any, ...] = (None, "text", True, 3, 0.5, [], {})
@@ -48,6 +49,7 @@ class ConfigAsker:
     def taken(self, config: Any) -> dict[str, Any]:
         """Return the fields that matter of a config."""
         known = config.to_dict()
+        known |= {} if getattr(config, LABELS, 2) == 2 else {LABELS: config.num_labels}  # which is no field
         return {key: known[key] for key in sorted(self._asked(config)) if key in known}
 
     def _asked(self, config: Any) -> set[str]:

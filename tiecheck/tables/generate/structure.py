@@ -31,6 +31,7 @@ from tiecheck.tables.generate.config_states import (
     widths_of,
 )
 from tiecheck.tables.generate.configs import default_config
+from tiecheck.tables.generate.heads import head_witnesses, refused_switches
 from tiecheck.tables.generate.perturb import Perturber, SlowClassError
 from tiecheck.tables.generate.probe import Probe
 from tiecheck.tables.generate.sizes import SizeChanges, Sizes, left_sizes, own_levels, sizes_of
@@ -107,9 +108,11 @@ def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[A
         name = type(module).__name__, config_kind(type(module.config))
         inside[name] = type(module), type(module.config)
         parts.append([part.prefix, ".".join(part.level), *name])
-    refused, switches = [list(one) for one in sizes.refused], switches_of(asked, sizes)
+    refused = [list(one) for one in sizes.refused or refused_switches(asked, sizes.parts)]
+    switches = switches_of(asked, sizes)
     refused += table_bounds(asked, asked.levels)
-    found = AskedClass(*key, parts, _plain(sizes.witnesses), refused, sizes.aliases, list(sizes.own))
+    heads = head_witnesses(asked, tuple(f"{part.prefix}." for part in sizes.parts), sizes.own)
+    found = AskedClass(*key, parts, _plain((*sizes.witnesses, *heads)), refused, sizes.aliases, list(sizes.own))
     return found._replace(switches=switches), inside
 
 

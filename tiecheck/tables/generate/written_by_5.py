@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from tiecheck.tables.architectures import older_has
-from tiecheck.tables.generate.build import build_on_meta
+from tiecheck.tables.generate.build import build_on_meta, groups_of
 from tiecheck.tables.generate.classes import ClassCandidate, class_candidates, resolve_classes
 from tiecheck.tables.generate.config_states import config_kind, inner_configs
 from tiecheck.tables.generate.configs import BROKEN, BROKEN_OLDER, default_config, filled_from_default, silent_dict
 from tiecheck.tables.generate.head_scale import tiny_config
 from tiecheck.tables.generate.perturb import limited_time
 from tiecheck.tables.generate.probe import Probe
+from tiecheck.tables.generate.spellings import model_speller
 
-Written = tuple[ClassCandidate, dict[str, Any], dict[str, list[int]]]
-"""A class, the config that 5 writes for it, and the shapes that it builds with that."""
+Written = tuple[ClassCandidate, dict[str, Any], dict[str, list[int]], list[str]]
+"""A class, the config that 5 writes for it, the shapes that it builds with that, and the names of its matrices in a
+file of 5's."""
 
 
 def written_configs() -> Iterator[Written]:
@@ -33,7 +35,15 @@ def written_configs() -> Iterator[Written]:
                 small = tiny_config(asked.full, asked.config, 64, 4)
                 data, model = small, build_on_meta(model_class, config_class, small)
             text = config_class.from_dict(copy.deepcopy(data)).to_json_string()
-            yield candidate, json.loads(text), {name: list(value.shape) for name, value in model.named_parameters()}
+            shapes = {name: list(value.shape) for name, value in model.named_parameters()}
+            yield candidate, json.loads(text), shapes, saved_matrices(model)
+
+
+def saved_matrices(model: Any) -> list[str]:
+    """Return the names that transformers 5 writes the matrices of a model under."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return [name for name, value in revert_weight_conversion(model, model.state_dict()).items() if value.dim() > 1]
 
 
 def save_written(path: Path) -> None:
@@ -50,16 +60,18 @@ def config_refusals(path: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     asked: dict[str, list[set[str]]] = {}
     for line in path.read_text().splitlines():
-        place, data, shapes = json.loads(line)
+        place, data, shapes, names = json.loads(line)
         with contextlib.suppress(ImportError, AttributeError, ModuleNotFoundError, KeyError):
             model_class, config_class = resolve_classes(ClassCandidate(*place))
-            told, kind = _told(model_class, config_class, data, shapes), config_kind(config_class)
+            told, kind = _told(model_class, config_class, data, shapes, names), config_kind(config_class)
             asked.setdefault(kind, []).append(_needed_modules(model_class))
             for inner, pair in told.get("n", ()):
                 held = found.setdefault(inner or kind, {})
                 held["n"] = sorted({json.dumps(one): one for one in (*held.get("n", ()), pair)}.values())
             if "x" in told:
                 found.setdefault(kind, {}).setdefault("x", told["x"])
+            if "v" in told:
+                found.setdefault(kind, {}).setdefault("v", {})[place[0]] = told["v"]
     for kind, needed in asked.items():
         if all(needed):
             found.setdefault(kind, {})["k"] = sorted(set.intersection(*needed))
@@ -72,7 +84,9 @@ def _needed_modules(model_class: Any) -> set[str]:
     return {name for names in kept for name in names}
 
 
-def _told(model_class: Any, config_class: Any, data: dict[str, Any], shapes: dict[str, list[int]]) -> dict[str, Any]:
+def _told(
+    model_class: Any, config_class: Any, data: dict[str, Any], shapes: dict[str, list[int]], names: list[str]
+) -> dict[str, Any]:
     try:
         with limited_time():
             built = build_on_meta(model_class, config_class, data)
@@ -82,7 +96,23 @@ def _told(model_class: Any, config_class: Any, data: dict[str, Any], shapes: dic
         refused = list(_refused_values(model_class, config_class, data))
         return {"n": refused} if refused else {"x": type(error).__name__}
     other = [n for n, p in built.named_parameters() if shapes.get(n, list(p.shape)) != list(p.shape)]
-    return {"x": "another size"} if other else {}
+    lost = None if other else _unread_name(built, names)
+    return {"x": "another size"} if other else {"v": lost} if lost else {}
+
+
+def _unread_name(built: Any, names: list[str]) -> str | None:
+    """Return the first name of a file of 5's that is loaded into nothing, where some matrix is made at random."""
+    finder: Any = model_speller(built)
+    own, read = built.state_dict().keys(), {}
+    prefix = built.base_model_prefix
+    prefixed = not getattr(finder, "mapping", {}) and prefix and any(name.startswith(prefix) for name in names)
+    for name in names:  # 4.57 adds the prefix to all of a file or to none (ViT-MSN)
+        found = name if prefixed and not name.startswith(prefix) else finder.forwards(name)
+        read[name] = own & ({found} if isinstance(found, str) else set(found or ()))
+    held = set[str]().union(*read.values())
+    tied = {name for group in groups_of(built) if held & set(group) for name in group}
+    random = any(value.dim() > 1 and name not in held | tied for name, value in built.named_parameters())
+    return next((name for name, found in read.items() if not found), None) if random else None
 
 
 def _refused_values(model_class: Any, config_class: Any, data: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
