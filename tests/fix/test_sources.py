@@ -122,7 +122,7 @@ def test_a_source_that_cannot_be_proved_is_left_to_the_user(keys: str, why: str,
     path = tmp_path / "model.py"
     path.write_text(theirs(f"_tied_weights_keys = {keys}"))
     told = fix(path, code=1)
-    assert "left, No fix: what lm_head." in told, why
+    assert "left, no fix: what lm_head." in told, why
     assert "is tied to is not told in the file, and a mapping has to name it" in told
 
 

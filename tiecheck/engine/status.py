@@ -121,10 +121,14 @@ def _unsaid(
     findings: list[Finding], views: tuple[LoaderView, ...], chosen: frozenset[tuple[str, str]] | None
 ) -> Iterator[str]:
     """Yield each group that a loader loses though no rule says so: it is no pass, whoever was to tell."""
-    told = {name for finding in findings if finding.severity != "info" for name in finding.names}
+    serious = [finding for finding in findings if finding.severity != "info"]
+    told = {name for finding in serious for name in finding.names}
+    members = {name for view in views for name in view.names}
+    accepted = [finding for finding in serious if finding.suppressed is not None]
+    whole = [finding.hurts for finding in accepted if members.isdisjoint(finding.names)]  # of a whole load
     for view in views:
         must = view.among(chosen) and (chosen is not None or view.loader == "transformers")
-        if must and view.hurts and told.isdisjoint(view.names):
+        if must and view.hurts and told.isdisjoint(view.names) and not any(h is None or view.title in h for h in whole):
             yield f"{listed(view.names[:4])}: {view.outcome} in {view.title}, and no rule says why"
 
 

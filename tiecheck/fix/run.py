@@ -152,7 +152,7 @@ def refuse_word(word: str | None, told: Iterable[tuple[Finding, object]]) -> Non
 def _choice(finding: Finding, options: FixOptions, ask: Ask | None) -> Edit | str:
     """Return the alternative to take, or the reason to take none."""
     if not finding.edits:
-        return finding.help
+        return f"{finding.help[:1].lower()}{finding.help[1:]}"
     sure = [edit for edit in finding.edits if edit.when is None]
     named = [edit for edit in finding.edits if edit.choice == options.choice]
     edit = named[0] if named else sure[0] if sure else ask(finding) if ask is not None else None

@@ -136,6 +136,11 @@ def fix_lines(finding: Finding, target: TargetReport, *, brief: bool) -> Iterato
                 yield Line(words, 4 + LABEL) if i or n else _labelled("fix", words, "green")
 
 
+def fix_sentence(finding: Finding) -> str:
+    """Return a fix as one text with its label."""
+    return finding.help if finding.help.startswith(NO_MEND) else f"Fix: {finding.help}"
+
+
 def fix_texts(finding: Finding) -> list[str]:
     """Return a fix in words, each alternative by itself where the decision is the reader's."""
     ways = [edit_words((edit,)) for edit in finding.edits]

@@ -6,6 +6,7 @@ from typing import TextIO
 
 from tiecheck.errors import escaped
 from tiecheck.records.report import Report, Severity
+from tiecheck.render.findings import fix_sentence
 from tiecheck.render.places import placed_findings
 from tiecheck.render.reports import Style
 from tiecheck.render.text import summary_text
@@ -18,7 +19,7 @@ def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG00
     for one in placed_findings(report):
         places = {"file": one.path, "line": one.line, "col": one.column}
         of = "" if one.path else f"{one.target.target}: "
-        text = f"{of}{one.finding.message} Fix: {one.finding.help}"
+        text = f"{of}{one.finding.message} {fix_sentence(one.finding)}"
         stream.write(_annotation(COMMANDS[one.finding.severity], f"tiecheck ({one.finding.code})", text, places))
     for target in report.targets:
         told = (f"{target.target}: {error.message}" for error in target.errors)

@@ -55,7 +55,7 @@ def _target(target: TargetReport, known: int, *, opened: bool) -> Iterator[str]:
         if text:
             yield f"<p>{html_text(text)}</p>\n"
     for picture in target_pictures(target):
-        yield f'<div class="scroll" tabindex="0">{picture.element()}</div>\n'
+        yield f'<div class="scroll" role="group" aria-label="picture" tabindex="0">{picture.element()}</div>\n'
     for finding in target.findings:
         yield from _finding(finding, target)
     for skip in target.skips:

@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 
 from tiecheck.errors import escaped
 from tiecheck.records.report import Report, TargetReport, at_least
+from tiecheck.render.findings import fix_sentence
 from tiecheck.render.reports import Style
 
 
@@ -27,7 +28,7 @@ def _suite(target: TargetReport, style: Style) -> ET.Element:
     found = target.counted()
     for finding in found:
         case = ET.SubElement(suite, "testcase", classname=name, name=f"{finding.code} {finding.name}")
-        text = f"{escaped(finding.message)}\n\nFix: {escaped(finding.help)}"
+        text = f"{escaped(finding.message)}\n\n{escaped(fix_sentence(finding))}"
         if at_least((finding,), style.fail_on):
             failure = ET.SubElement(case, "failure", message=escaped(finding.message), type=finding.severity)
             failure.text = text

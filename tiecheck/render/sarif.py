@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
 
 from tiecheck.records.report import Report, Severity
+from tiecheck.render.findings import fix_sentence
 from tiecheck.render.places import PlacedFinding, local_path, placed_findings
 from tiecheck.render.reports import Style
 from tiecheck.render.rules import rule_text
@@ -100,7 +101,7 @@ def _result(one: PlacedFinding, index: int) -> dict[str, Any]:
         "ruleId": finding.code,
         "ruleIndex": index,
         "level": LEVELS[finding.severity],
-        "message": {"text": f"{finding.message}\n\nFix: {finding.help}"},
+        "message": {"text": f"{finding.message}\n\n{fix_sentence(finding)}"},
         "locations": [first] if first else [],
         "relatedLocations": related,
         "partialFingerprints": {"primaryLocationLineHash": finding.fingerprint, "tiecheck/1": finding.fingerprint},

@@ -93,8 +93,9 @@ def _shared_reasons(report: Report) -> dict[str, str]:
 
 
 def _why(target: TargetReport) -> str:
-    """Return why a target is unknown, without the names that it is about."""
-    return (target.reason or "").partition("; so it is not known")[0]
+    """Return why a target is unknown, without the names that it is about; with the loaders that were asked for."""
+    why, _, about = (target.reason or "").partition("; so it is not known")
+    return f"{why} (in {about.rpartition(' in ')[2]})" if about and target.judged_for else why
 
 
 def _shown(target: TargetReport) -> bool:
