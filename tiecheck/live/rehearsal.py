@@ -50,8 +50,13 @@ def rehearse(directory: str, python: str | None = None, *, timeout: float | None
         import transformers  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("Rehearsing a load", "live") from error
+    from tiecheck.live.transformers.confined import limited_modules, require_models
+
+    try:
+        require_models()
+    except TargetError as error:
+        return Rehearsal("", None, unsure=str(error))
     from tiecheck.live.transformers import rehearse_child
-    from tiecheck.live.transformers.confined import limited_modules
 
     refused = _refused(directory)
     if refused is not None:

@@ -8,9 +8,10 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
-from tiecheck.errors import TargetError
+from tiecheck.errors import TargetError, exception_line
 from tiecheck.files.limits import target_account
 from tiecheck.files.local import path_inside
 
@@ -114,3 +115,14 @@ def limited_modules() -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def require_models() -> None:
+    """Import what every model of transformers needs; a `TargetError` has the first cause, as a broken torchvision."""
+    try:
+        import_module("transformers.modeling_utils")
+    except Exception as error:
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        raise TargetError(f"transformers cannot be imported here: {exception_line(first)}") from error

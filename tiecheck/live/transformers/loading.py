@@ -16,7 +16,7 @@ import transformers
 from torch import nn
 
 from tiecheck.errors import TargetError
-from tiecheck.live.transformers.confined import limited_modules, refuse_counts, refuse_outside
+from tiecheck.live.transformers.confined import limited_modules, refuse_counts, refuse_outside, require_models
 from tiecheck.live.transformers.rehearse_bounds import asked_of_hub, confined
 from tiecheck.live.transformers.tied_weights_keys import class_problems, read_keys
 from tiecheck.records.declared import ModelConfig
@@ -106,6 +106,7 @@ def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[Key
 def bounded_build(root: str, model: ModelConfig) -> Iterator[list[str]]:
     """Keep a build within the directory and what can be built, or raise `TargetError`; give what it asked besides."""
     refuse_counts(model.data)
+    require_models()
     with confined(root) as refused, limited_modules():
         yield refused
 
