@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from fleets import deadly_workers, drawn_fleet, grave_codes, rows_of, run_fleet, start_fleet, wait_for_rows
 
-from tiecheck.fleet.run import EnginePlace
+from tiecheck.fleet.run import EnginePlace, tally_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what a cluster's libraries warn of is theirs
 
@@ -151,6 +151,21 @@ def test_a_killed_driver_of_a_cluster_is_taken_up(tmp_path: Path, engine: str) -
     assert (run["listed"], run["judged"], run["skipped"]) == (3000, 3000 - before, before)
     assert Counter(row["target"] for row in rows_of(table)) == Counter(list(truth))
     assert grave_codes(table) == truth
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_a_signal_ends_a_cluster_with_everything_written(tmp_path: Path, engine: str) -> None:
+    pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
+    drawn_fleet(tmp_path / "fleet", 3000, seed=37)
+    table = tmp_path / "out.parquet"
+    process = start_fleet(tmp_path / "fleet", table, "--engine", engine, "--workers", "2")
+    wait_for_rows(tmp_path / "out.parquet.partial", process)
+    process.terminate()
+    out, told = process.communicate(timeout=300)
+    assert (process.returncode, "--resume goes on" in told) == (128 + signal.SIGTERM, True), told
+    assert 0 < (written := tally_rows(str(table)).plain["models"]) < 3000
+    assert f"{written:,} models: " in out
 
 
 @pytest.mark.parametrize("engine", ["ray", "dask"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -30,8 +31,11 @@ def judge_by_ray(chunks: Iterator[Chunk], config: Config, address: str | None, w
         raise MissingExtraError("--engine ray", "ray") from error
     ours = not ray.is_initialized()
     if ours:
+        ender = signal.getsignal(signal.SIGTERM)
         own = {} if address else {"num_cpus": workers, "include_dashboard": False}
         ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **own)
+        if signal.getsignal(signal.SIGTERM) is not ender:  # Ray would end the process with all that is under way
+            signal.signal(signal.SIGTERM, ender)
     try:
         window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         task = ray.remote(judge_chunk).options(max_retries=RETRIES)
