@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
 import struct
 import sys
 import tempfile
@@ -20,6 +18,10 @@ from typing import Any
 
 from bench_gguf import names as gguf_names
 from bench_gguf import write_gguf
+from bench_headers import peak
+from timing import process, ratio
+
+ALONE = ("--no-cache", "--isolated")
 
 LINEAR = (
     "self_attn.q_proj",
@@ -154,18 +156,9 @@ def cases(layers: int) -> dict[str, tuple[Entries, Callable[[Path, Entries], str
     }
 
 
-def run(target: str) -> tuple[float, float]:
-    """CPU seconds of one check, and MiB at its peak."""
-    child = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-m", "tiecheck", "--no-cache", "--isolated", target],
-        dict(os.environ),
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, 1, 2)],
-    )
-    _, status, used = os.wait4(child, 0)
-    if os.waitstatus_to_exitcode(status) not in {0, 1}:
-        raise SystemExit(f"{target} was not judged")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+def run(target: str) -> float:
+    """CPU seconds of one check."""
+    return process([sys.executable, "-m", "tiecheck", *ALONE, target])
 
 
 def main() -> None:
@@ -179,13 +172,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
             target = write(Path(one), entries)
             directory(Path(two), dict.fromkeys(entries, "BF16"))
-            for warm in (target, two):
-                run(warm)
-            pairs = [(run(target), run(two)) for _ in range(options.runs)]
-        mine, plain = ([statistics.median(c) for c in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
-        times = statistics.median(a[0] / b[0] for a, b in pairs)
-        cpu = f"{mine[0]:7.3f} s {plain[0]:6.3f} s {times:6.2f}"
-        print(f"{name:20} {len(entries):7,}  {cpu}  {mine[1]:3.0f} MiB {plain[1]:3.0f} MiB")
+            mine, plain, times = ratio(lambda: run(target), lambda: run(two), options.runs)  # noqa: B023  # called at once
+            most = [peak([*ALONE, one]) for one in (target, two)]
+        cpu = f"{mine:7.3f} s {plain:6.3f} s {times:6.2f}"
+        print(f"{name:20} {len(entries):7,}  {cpu}  {most[0]:3.0f} MiB {most[1]:3.0f} MiB")
 
 
 if __name__ == "__main__":

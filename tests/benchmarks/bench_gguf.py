@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import statistics
 import struct
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from bench_headers import peak
+from timing import process, seconds
 
 PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_norm", "ffn_norm")
 
@@ -59,17 +59,9 @@ def write_safetensors(path: Path, tensors: list[str], nbytes: int) -> None:
         file.truncate(8 + len(head) + len(tensors) * size)
 
 
-def run(*arguments: str) -> tuple[float, float]:
-    """Wall seconds of one run, and MiB at its peak."""
-    began = time.perf_counter()
-    child = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-m", "tiecheck", *arguments],
-        dict(os.environ),
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, 1, 2)],
-    )
-    used: resource.struct_rusage = os.wait4(child, 0)[2]
-    return time.perf_counter() - began, used.ru_maxrss / 1024
+def run(*arguments: str) -> float:
+    """Wall seconds of one run."""
+    return seconds(lambda: process([sys.executable, "-m", "tiecheck", *arguments]))
 
 
 def main() -> None:
@@ -86,15 +78,15 @@ def main() -> None:
         write_gguf(made["GGUF"], tensors, nbytes)
         write_safetensors(made["safetensors"], tensors, nbytes)
         cases = {"nothing (--version)": ("--version",), **{kind: (str(path),) for kind, path in made.items()}}
-        seen: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+        seen: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(options.runs):
             for name, arguments in cases.items():
                 seen[name].append(run(*arguments))
+        most = {name: peak(list(arguments)) for name, arguments in cases.items()}
         size = sum(path.stat().st_size for path in made.values()) / len(made)
         print(f"{len(tensors)} tensors, {size / 2**30:.0f} GiB each, median of {options.runs}\n")
         for name, runs in seen.items():
-            wall, peak = (statistics.median(column) for column in zip(*runs, strict=True))
-            print(f"{name:22} {wall:.2f} s {peak:5.0f} MiB")
+            print(f"{name:22} {statistics.median(runs):.2f} s {most[name]:5.0f} MiB")
 
 
 if __name__ == "__main__":
