@@ -27,6 +27,7 @@ from tiecheck.cli.survive import command
 from tiecheck.guard.life_targets import live_model_of
 from tiecheck.guard.operations import by_libraries, in_training, on_modules, on_state
 from tiecheck.guard.operations.registry import Operation, all_operations, faithful_copy
+from tiecheck.guard.remembered_ties import remember_ties
 from tiecheck.guard.survival import judge_survival
 from tiecheck.records.life import SurvivalMatrix
 from tiecheck.render import survival, survival_markdown, survival_page
@@ -395,3 +396,28 @@ def test_the_model_of_a_target_is_built_small_and_its_matrix_is_shown(tmp_path: 
     small = live_model_of(str(tmp_path))
     assert (small.lm_head.out_features, small.model.layers[1].mlp.up_proj.out_features) == (512, 512)
     assert len(small.model.layers) == 2
+
+
+WIDE = {"hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 128}
+ROTARY = {"n_embd": 1024, "n_layer": 2, "n_head": 4, "rotary_dim": 64}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "width"),
+    [
+        ("Gemma3ForCausalLM", transformers.Gemma3TextConfig(**WIDE), 128),
+        ("LlamaForCausalLM", transformers.LlamaConfig(**WIDE | {"head_dim": None}, tie_word_embeddings=True), 64),
+        ("LlamaForCausalLM", transformers.LlamaConfig(**WIDE | {"hidden_size": 1020}), 1020),
+        ("GPTJForCausalLM", transformers.GPTJConfig(**ROTARY, tie_word_embeddings=True), 1024),
+    ],
+)
+def test_a_wide_class_is_built_narrow_where_it_runs_so(name: str, config: Any, width: int, tmp_path: Path) -> None:
+    config.architectures = [name]
+    config.save_pretrained(tmp_path)
+    small = live_model_of(str(tmp_path))
+    assert small.get_input_embeddings().embedding_dim == width  # GPT-J rotates 64 elements of a head, and has 16
+    tied = bool(config.tie_word_embeddings)
+    assert (small.get_output_embeddings().weight is small.get_input_embeddings().weight) == tied
+    assert tied == bool(remember_ties(small))
+    (row,) = tiecheck.survive(small, operations=["deepcopy"]).operations
+    assert row.outputs == ("same" if tied else None)

@@ -21,6 +21,11 @@ LAYERS_KEPT = 2
 VOCABULARY = 512
 INNER = re.compile(r"intermediate_size|(^|_)ffn_dim|^d_ff$|^n_inner$|^ffn_hidden_size$")
 """Keys of a config with the inner width of a feed-forward layer, which nothing else has to fit."""
+WIDTH = re.compile(r"^(hidden_size(_per_layer_input)?|d_model|n_embd|embedding_size|(global_)?head_dim|d_kv)$")
+"""Keys of a config with a width that is divided as the others are, so that those that were equal stay equal."""
+WIDE = 1024
+"""Widths from here on are divided, until a head has `HEAD` elements."""
+HEAD = 16
 
 
 def live_model_of(text: str, *, load: bool = False, trust: bool = False) -> nn.Module:
@@ -66,13 +71,15 @@ def _small(folder: str, text: str) -> nn.Module:
                     f"{text}: transformers has no class {name!r}; --load builds what the directory brings"
                 )
             last: Exception | None = None
-            for made in (_cut(config), config):
+            cut = _cut(config)
+            for made in (_narrowed(cut), cut, config):
                 try:
                     module: nn.Module = cls(made).eval()
                 except Exception as error:  # noqa: BLE001  # a class may want its own sizes
                     last = error
                     continue
-                return module
+                if made is cut or made is config or _runs(module):
+                    return module
             raise TargetError(f"{text}: {name} cannot be built: {exception_line(last or ValueError())}")
         except TargetError:
             raise
@@ -97,3 +104,31 @@ def _cut(config: Any) -> Any:
             elif key.endswith("_token_id") and isinstance(value, int) and value >= VOCABULARY:
                 setattr(part, key, VOCABULARY - 1)
     return made
+
+
+def _narrowed(config: Any) -> Any:
+    """Return a config of one part with narrow heads; itself where it is narrow, or its widths do not divide alike."""
+    made = copy.deepcopy(config)
+    names = {made.attribute_map.get(key, key) for key in (*vars(made), *made.attribute_map) if WIDTH.match(key)}
+    widths = {name: value for name in names if isinstance(value := getattr(made, name, None), int)}
+    heads = getattr(made, "num_attention_heads", None)
+    parted = any(hasattr(value, "model_type") for value in vars(made).values())
+    if parted or not isinstance(heads, int) or max(widths.values(), default=0) < WIDE:
+        return config
+    head = getattr(made, "head_dim", None) or max(widths.values()) // heads
+    factor = head // HEAD
+    if factor < 2 or any(value % factor for value in widths.values()):
+        return config
+    for name, value in widths.items():
+        setattr(made, name, value // factor)
+    return made
+
+
+def _runs(module: Any) -> bool:
+    """Tell whether a module takes tokens: of one that was narrowed too far the logits could not be compared."""
+    from tiecheck.trace.forward import run_on_random_tokens
+
+    try:
+        return not isinstance(run_on_random_tokens(module, module.get_input_embeddings().weight), str)
+    except Exception:  # noqa: BLE001  # a getter of any class
+        return False
