@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fleets import EMBEDDING, drawn_fleet, run_fleet, write_model
+from fleets import EMBEDDING, drawn_fleet, rows_of, run_fleet, write_model
 
 from tiecheck.errors import TargetError
 from tiecheck.fleet import parquet
@@ -93,6 +93,18 @@ def test_two_tables_side_by_side(tmp_path: Path, tiecheck_cli) -> None:
     assert tiecheck_cli("fleet", "compare", str(before), str(before), "-f", "json").exit_code == 0
     assert tiecheck_cli("fleet", "compare", str(before)).exit_code == 2
     assert tiecheck_cli("fleet", "compare", str(before), str(tmp_path / "none.jsonl")).exit_code == 2
+
+
+def test_a_model_of_two_sources_is_one_of_a_comparison(tmp_path: Path) -> None:
+    truth = drawn_fleet(tmp_path / "fleet", 20, seed=47)
+    twice, once = tmp_path / "twice.jsonl", tmp_path / "once.jsonl"
+    run_fleet(tmp_path / "fleet", tmp_path / "fleet" / "0", results=twice)
+    run_fleet(tmp_path / "fleet", results=once)
+    for tables in ((twice, twice), (twice, once), (once, twice)):
+        found = compare_tables(*map(str, tables))
+        assert (found.equal, found.same, found.new, found.gone) == (True, len(truth), (), ())
+    assert run_fleet(tmp_path / "fleet", results=twice, resume=True).summary.status["pass"] < len(truth)
+    assert len(rows_of(twice)) == len(truth)
 
 
 def test_what_is_no_table_is_told(tmp_path: Path) -> None:

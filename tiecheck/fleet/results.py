@@ -260,7 +260,7 @@ def compare_tables(before: str, after: str) -> FleetComparison:
         TiecheckError: One of them cannot be read.
     """
     verdicts: dict[tuple[str, tuple[str, ...]], tuple[str, tuple[str, ...]]] = {}
-    old = {}
+    old: dict[str, tuple[str, tuple[str, ...]] | None] = {}
     for *_, row in read_row_groups(before):
         verdict = row["status"], tuple(row["codes"])
         old[row["target"]] = verdicts.setdefault(verdict, verdict)  # few verdicts, many models
@@ -268,17 +268,17 @@ def compare_tables(before: str, after: str) -> FleetComparison:
     changed: list[FleetChange] = []
     same = 0
     for *_, row in read_row_groups(after):
-        was = old.pop(row["target"], None)
-        if was is None:
-            new.append(row["target"])
-        elif was == (row["status"], tuple(row["codes"])):
+        target, status, codes = row["target"], row["status"], tuple(row["codes"])
+        was = old.get(target, ())
+        old[target] = None  # a model that two sources gave has two rows
+        if was == ():
+            new.append(target)
+        elif was == (status, codes):
             same += 1
-        else:
-            status, codes = was
-            appeared, ended = (set(row["codes"]) - set(codes), set(codes) - set(row["codes"]))
-            changed.append(
-                FleetChange(row["target"], status, row["status"], tuple(sorted(appeared)), tuple(sorted(ended)))
-            )
+        elif was:
+            appeared, ended = sorted({*codes} - {*was[1]}), sorted({*was[1]} - {*codes})
+            changed.append(FleetChange(target, was[0], status, tuple(appeared), tuple(ended)))
     changed.sort(key=lambda change: (change.after != "fail", change.before == "fail", change.target))
-    equal = not (old or new or changed)
-    return FleetComparison(before, after, same, tuple(changed), tuple(sorted(new)), tuple(sorted(old)), equal)
+    gone = sorted(target for target, was in old.items() if was)
+    equal = not (gone or new or changed)
+    return FleetComparison(before, after, same, tuple(changed), tuple(sorted(new)), tuple(gone), equal)
