@@ -16,7 +16,7 @@ from harness.collect import Bench, Run, collect, drawn, shrunk
 from harness.configs import Classes, Flatten, SetKey
 from harness.evidence import families, page
 from harness.files import Beside, Layout
-from harness.members import Stored, Unprefixed, Written
+from harness.members import Stored, Stray, Unprefixed, Written
 from harness.oracle import Oracle
 from harness.saves import Save, animal_of, saved, variants
 from harness.verdicts import Said, say
@@ -108,6 +108,12 @@ def credulous(path: Path) -> Said:
 
 MENDED = [
     Case("DebertaV2ForMaskedLM", "deberta-v2", (), (SetKey("legacy", value=False),)),
+    Case(
+        "Gemma3ForConditionalGeneration",
+        "gemma3",
+        (("tie_word_embeddings", False),),
+        (Stray("language_model.lm_head.weight"),),
+    ),
     Case("GPT2LMHeadModel", "gpt2", (), (Layout("shards without index"), Beside("stale index"))),
     Case("LlamaForCausalLM", "llama", (), (Written(0, "lm_head.weight", "double"),)),
     Case("MegatronBertForCausalLM", "megatron-bert", (), (SetKey("vocab_size", 161), Stored(0, ()))),

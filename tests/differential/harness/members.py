@@ -48,12 +48,13 @@ class Unprefixed(Mutator):
 
 @dataclass(frozen=True)
 class Stray(Mutator):
-    """One tensor stands under a name of nobody."""
+    """One tensor stands under a name of nobody: what it was nobody can tell, and a member is not stored then."""
 
     name: str
 
     def apply(self, draft: Draft) -> None:
-        draft.rename(lambda name: f"{name}_of_nobody" if name == self.name else name)
+        if self.name in draft.tensors:
+            draft.tensors[f"{self.name}_of_nobody"] = draft.tensors.pop(self.name)
 
     @classmethod
     def drawn(cls, save: Save) -> Drawn:

@@ -31,6 +31,10 @@ SMALL: dict[str, Any] = {
 }
 
 
+TOWER = ["TIE206"]
+"""What is said of every LLaVA of transformers 5: 4.57 has other names for its tower."""
+
+
 def llava(where: Path, top: bool | None, text: bool | None) -> transformers.LlavaForConditionalGeneration:
     """A LLaVA saved tied, head absent, and its flags written anew; None takes a flag away."""
     vision = transformers.CLIPVisionConfig(
@@ -67,7 +71,7 @@ class TestConflictingFlags:
 
     def test_the_top_ties_and_the_text_config_does_not(self, tmp_path: Path) -> None:
         model = llava(tmp_path, top=True, text=False)
-        (finding,) = tiecheck.check(tmp_path).findings
+        (finding,) = tiecheck.check(tmp_path, ignore=TOWER).findings
         assert (finding.code, finding.severity) == (ConflictingTieFlags.code, "error")
         assert "transformers 4.57" in (finding.hurts or ())
         assert [place.note for place in finding.locations][:2] == [
@@ -79,12 +83,12 @@ class TestConflictingFlags:
 
     def test_one_loader_alone_is_in_order(self, tmp_path: Path) -> None:
         llava(tmp_path, top=True, text=False)
-        assert codes(tmp_path, judge_for="transformers==5") == [f"{ConflictingTieFlags.code} info"]
-        assert codes(tmp_path, judge_for="transformers==4.57") == [f"{ConflictingTieFlags.code} error"]
+        assert codes(tmp_path, judge_for="transformers==5", ignore=TOWER) == [f"{ConflictingTieFlags.code} info"]
+        assert codes(tmp_path, judge_for="transformers==4.57", ignore=TOWER) == [f"{ConflictingTieFlags.code} error"]
 
     def test_both_levels_agree(self, tmp_path: Path) -> None:
         llava(tmp_path, top=True, text=True)
-        assert codes(tmp_path) == []
+        assert codes(tmp_path, ignore=TOWER) == []
 
 
 class TestImplicitFlag:
