@@ -62,7 +62,8 @@ class OptimizerHoldsOrphan(Rule):
             told = [set(names) for names in groups]  # by declared-tie-not-applied or members-in-different-groups
             pairs = [pair for pair in equal_copies if not any(names.issuperset(pair) for names in told)]
             yield from _copies_left_out(mending, held_tensors, pairs)
-        if not orphans or not lacking or _only_a_part_trains(orphans, lacking):
+        stepped = any(held.names and held.slots for held in held_tensors)
+        if not orphans or not lacking or (stepped and _far_more_lacks(orphans, lacking)):  # a part alone is trained
             return
         names = tuple(sorted(name for held in lacking for name in held.names))
         shapes = listed(tuple(str(list(held.shape)) for held in orphans))
@@ -83,6 +84,7 @@ class OptimizerHoldsOrphan(Rule):
         yield Case("another module's parameter beside all of ours", case_facts(orphan, case_held(case_slot())))
         body = tuple(case_held(names=(f"{n}.weight",)) for n in range(3))
         yield Case("a head is trained, with the weights of a loss", case_facts(orphan, case_held(case_slot()), *body))
+        yield Case("a copy of the whole, of which a head is trained", case_facts(orphan, *body), finds=("error",))
         part = case_held(case_slot(), names=("a.weight",))
         yield Case("only a part is trained", case_facts(lacking, part))
         copy, other = case_held(names=("b.weight",)), case_held(names=("c.weight",))
@@ -137,7 +139,7 @@ class TiedWeightInNameGroup(Rule):
         yield Case("a table that nobody ties", case_facts(table._replace(names=PAIR[:1]), adam))
 
 
-def _only_a_part_trains(orphans: list[HeldTensor], lacking: list[HeldTensor]) -> bool:
+def _far_more_lacks(orphans: list[HeldTensor], lacking: list[HeldTensor]) -> bool:
     """Tell whether far more is in no group than was replaced: a head is trained, with the weights of a loss."""
     elements = sum(prod(held.shape) for held in lacking)
     flat = any(len(held.shape) == 1 and held.shape[0] >= elements for held in orphans)
