@@ -18,7 +18,7 @@ from tiecheck.stored.config_values import (
     walk_field,
 )
 from tiecheck.tables.architectures import FLAG
-from tiecheck.tables.structure import class_structure, config_structure, known_words, refused_values
+from tiecheck.tables.structure import class_structure, config_structure, known_words, refused_values, rope_needs
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # it is made where something is wrong
@@ -90,7 +90,8 @@ def class_refusals(
     """
     for problem in _written_by_five(spot.section, model, line):
         yield "", problem
-    yield from _unknown_words(spot.section, model, line, settled)
+    yield from _refused_words(spot.section, model, line, settled)
+    yield from _rope_gaps(spot.section, model, line)
     for dotted, value, others in spot.row.get("r", ()):
         full = ".".join((*spot.section.level, dotted))
         if value in _NOT_SO:
@@ -108,37 +109,59 @@ def class_refusals(
             yield full, open_problem(why, line, model.path, full)
 
 
-def _unknown_words(
+def _refused_words(
     section: Section, model: ModelConfig, line: str, settled: set[str]
 ) -> Iterator[tuple[str, LoadProblem]]:
-    """Yield each field that has to hold a word of the library, and holds another.
-
-    `rope_scaling` is what 5 too reads first, and says its type under two names (`convert_rope_params_to_dict`, 5.23).
-    """
+    """Yield each field that has to hold a word of the library, and holds another."""
     for field, known, whole in known_words(section.kind, line):
-        top, *inside = field.split(".")
-        held = [walk_field(section, field, line)]
-        if inside:
-            top = "rope_scaling" if top == "rope_parameters" and section.data.get("rope_scaling") else top
-            inner: Any = section.data.get(top)
-            for key in inside[:-1]:
-                inner = inner.get(key) if isinstance(inner, dict) else None
-            words = ("rope_type", "type") if inside[-1] == "rope_type" else inside[-1:]
-            held = [inner[word] for word in words if word in inner] if isinstance(inner, dict) else []
-        texts, full = (
-            [word for word in held if isinstance(word, str) and word],
-            ".".join((*section.level, top, *inside)),
-        )
-        if texts and not known.intersection(texts):
-            why = f"{full} is {listed(tuple(map(json.dumps, dict.fromkeys(texts))))}, which transformers does not know"
-            if not whole:
-                yield full, open_problem(why, line, model.path, full)
-                continue
-            mend = f"which word {full} had the files do not tell; take it from the config that it was trained with."
-            told = ("field", (line,), "crash", "an error of the class", why, model.path, mend, (full,))
-            yield full, told_problem(*told)
-        else:
+        full, texts, _ = _held_words(section, field, line)
+        if not texts or known.intersection(texts):
             settled.add(full)
+            continue
+        why = f"{full} is {listed(tuple(map(json.dumps, texts)))}, which transformers does not know"
+        if not whole:
+            yield full, open_problem(why, line, model.path, full)
+            continue
+        mend = f"which word {full} had the files do not tell; take it from the config that it was trained with."
+        yield full, told_problem("field", (line,), "crash", "an error of the class", why, model.path, mend, (full,))
+
+
+def _rope_gaps(section: Section, model: ModelConfig, line: str) -> Iterator[tuple[str, LoadProblem]]:
+    """Yield each rope type without a key that it wants beside it, or with which no class was seen to build."""
+    seen = set[str]()
+    for field, needs in sorted(rope_needs(section.kind, line), reverse=True):
+        full, texts, holder = _held_words(section, field, line)
+        if full in seen:
+            continue
+        seen.add(full)
+        wanted = needs.get(texts[0], needs.get("*", [])) if texts else []
+        if wanted is None:
+            why = f"{full} is {json.dumps(texts[0])}, and this class was not seen to build with that"
+            yield full, open_problem(why, line, model.path, full)
+        elif gone := [key for key in wanted if key not in holder and key not in section.data]:
+            why = f"{full} is {json.dumps(texts[0])}, and {listed(tuple(gone))} beside it is not there"
+            mend = "what stood there the files do not tell; take it from the config that it was trained with."
+            yield full, told_problem("field", (line,), "crash", "an error of the class", why, model.path, mend, (full,))
+
+
+def _held_words(section: Section, field: str, line: str) -> tuple[str, list[str], dict[str, Any]]:
+    """Return the whole name of a field, the words in it, and what stands beside it in a plain dict.
+
+    `rope_scaling` is what 5 too reads first, and says its type under two names, of which 5 takes the first
+    (`convert_rope_params_to_dict`, 5.23).
+    """
+    top, *inside = field.split(".")
+    held, beside = [walk_field(section, field, line)], {}
+    if inside:
+        top = "rope_scaling" if top == "rope_parameters" and section.data.get("rope_scaling") else top
+        inner: Any = section.data.get(top)
+        for key in inside[:-1]:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        beside = inner if isinstance(inner, dict) else {}
+        names = ("rope_type", "type") if inside[-1] == "rope_type" else inside[-1:]
+        held = [beside[name] for name in names if name in beside]
+    texts = list(dict.fromkeys(word for word in held if isinstance(word, str) and word))
+    return ".".join((*section.level, top, *inside)), texts[:1] if line == "5" else texts, beside
 
 
 _NOT_SO = {"%": "does not divide", "=": "has to be", "<": "points at no row of"}

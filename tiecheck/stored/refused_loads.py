@@ -77,7 +77,8 @@ def _dtypes(section: Section, path: str) -> Iterator[LoadProblem]:
     if isinstance(dtype, dict) or (named and dtype in FLOATS) or not (dtype or listed or named):
         return
     said, mend = shown(repr(dtype)), f"write the name of a float type of torch, as float16, or take {key} out."
-    # 4.57 looks the name up in torch, and makes nothing of what it finds: a number it never looks up.
+    # 4.57 looks the name up in torch, and makes nothing of what it finds: a number it never looks up. Of a section
+    # most classes make nothing either, and some the model inside (RAG).
     known = DTYPE.fullmatch(dtype) is not None if named else True
     nowhere = listed or (named and not dtype.isidentifier())
     dotted = ".".join((*section.level, key))
@@ -85,8 +86,12 @@ def _dtypes(section: Section, path: str) -> Iterator[LoadProblem]:
     lines = BOTH if nowhere else () if inner else ("5",)
     if lines:
         yield told_problem("field", lines, "crash", "an error of torch", why, path, mend, (dotted,))
-    if not known and not nowhere:
-        why = f"{why}, and may be something else of torch"
+    if (not known or (inner and named)) and not nowhere:
+        why = (
+            f"{why}, and what the class makes of that was not asked"
+            if known
+            else f"{why}, and may be something else of torch"
+        )
         yield from (open_problem(why, line, path, dotted) for line in BOTH if line not in lines)
 
 

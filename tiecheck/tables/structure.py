@@ -135,6 +135,15 @@ def known_words(kind: str, line: str) -> Iterator[tuple[str, frozenset[str], boo
             yield from ((field, words, word == "e") for field in fields)
 
 
+def rope_needs(kind: str, line: str) -> Iterator[tuple[str, dict[str, list[str] | None]]]:
+    """Yield each field of a rope type in a config class, with the keys that its types want beside them.
+
+    None stands with a type that no class of the kind was seen to build with.
+    """
+    for key, fields in (config_structure(kind, line) or {}).get("q", {}).items():
+        yield from ((field, _value(f"%{key}", line)) for field in fields)
+
+
 @lru_cache(512)
 def _rows(class_name: str, line: str) -> tuple[tuple[str, str], ...]:
     return tuple((kind, key) for kind, key in sorted_lines(_FILES[line], class_name))

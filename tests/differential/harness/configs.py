@@ -16,6 +16,7 @@ from transformers.models.auto.configuration_auto import model_type_to_module_nam
 from harness.draft import Draft, Drawn, Mutator
 from harness.saves import Save, all_classes
 from tiecheck.tables.generate.classes import model_packages, unmapped_classes
+from tiecheck.tables.generate.ropes import rope_keys, rope_types
 
 ODD = (..., None, "false", "true", 0, 1, True, False, [], {})
 """Values for a config key; the ellipsis takes it away."""
@@ -51,6 +52,8 @@ class SetKey(Mutator):
         ended += [(f"{part}.{key}", value) for part in parts for key, value in REFUSED]
         labels = [("id2label", {str(number): "l" for number in range(count)}) for count in (1, 3)]
         kinds = [odd, odd, odd, st.sampled_from([*ended, *labels, *_pointers(save.config)])]
+        holders = [f"{part}{key}" for part in ("", *(f"{p}." for p in parts)) for key in ROPES]
+        kinds.append(st.tuples(st.sampled_from(holders), ropes()))
         words = [path for path, value in walk(save.config) if isinstance(value, str) and not OF_WHAT.search(path)]
         if words:
             kinds.append(st.tuples(st.sampled_from(words), st.sampled_from(("no_such_word", "relu", "linear"))))
@@ -72,11 +75,20 @@ OF_WHAT = re.compile(r"(model_type|architectures|dtype|version)$")
 
 REFUSED = (
     ("quantization_config", {"quant_method": "gptq"}),
-    *(("rope_scaling", {key: word, "factor": 2.0}) for key in ("rope_type", "type") for word in ("linear", "no_such")),
     *(("dtype", value) for value in ("torch.float16", "auto", "fp16", "float", "int8", "bit", "nn", None)),
     *(("quantization_config", value) for value in ({}, None, {"bits": 4}, {"quant_method": None}, "none")),
 )
 """Keys that decide whether a load is made at all."""
+
+
+ROPES = ("rope_scaling", "rope_parameters")
+
+
+def ropes() -> st.SearchStrategy[dict[str, Any]]:
+    """Draw a rope type under one of its names, with some of the keys that it may want beside it."""
+    named = st.tuples(st.sampled_from(("rope_type", "type")), st.sampled_from(("default", "no_such", *rope_types())))
+    beside = {key: st.just([2.0] if key in ("short_factor", "long_factor") else 2.0) for key in rope_keys()}
+    return st.builds(lambda pair, keys: dict([pair]) | keys, named, st.fixed_dictionaries({}, optional=beside))
 
 
 def _pointers(config: dict[str, Any]) -> list[tuple[str, Any]]:

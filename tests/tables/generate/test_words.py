@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from transformers import LlamaModel, OpenAIGPTModel, Wav2Vec2Model
 from transformers.activations import ACT2FN
@@ -39,7 +41,11 @@ def test_what_a_class_takes_is_in_the_table(model_class: type, words: dict[str, 
 
 
 def test_fields_of_the_same_words_stand_together() -> None:
-    sets: dict[str, list[str]] = {}
-    found = by_sets({"one": (["a", "b"], True), "two": (["a", "b"], True), "three": (["a"], False)}, sets)
-    assert {kind: list(fields.values()) for kind, fields in found.items()} == {"e": [["one", "two"]], "c": [["three"]]}
-    assert sorted(sets.values()) == [["a"], ["a", "b"]]
+    sets: dict[str, Any] = {}
+    words = {"one": (["a", "b"], True), "two": (["a", "b"], True), "three": (["a"], False)}
+    needs: dict[str, Any] = {"two": {"a": ["x"]}, "four": {"a": None, "c": ["x"]}}
+    found = by_sets(words, needs, sets)
+    told = {kind: list(fields.values()) for kind, fields in found.items()}
+    assert told == {"e": [["one", "two"]], "c": [["three"]], "q": [["four"], ["two"]]}
+    assert [sets[key] for key in found["q"]] == [{"a": None, "c": ["x"]}, {"a": ["x"]}]
+    assert [sets[key] for key in (*found["e"], *found["c"])] == [["a", "b"], ["a"]]

@@ -86,7 +86,8 @@ class LoadWillRaise(Rule):
     It also finds what the library refuses in the config, whatever is stored:
 
     - a value of another type than its field has (null for a number, a text for a truth value; transformers 5);
-    - a word that the library does not know: an activation (`hidden_act`), a `rope_type`;
+    - a word that the library does not know: an activation (`hidden_act`), a `rope_type`, or
+      a rope type without what it wants beside it (`factor`);
     - numbers that do not go together: heads that do not divide the width, widths that have to be equal, a padding token
       that points at no row of its table;
     - a `dtype` that is no float type of torch;

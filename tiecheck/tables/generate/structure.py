@@ -34,6 +34,7 @@ from tiecheck.tables.generate.configs import default_config
 from tiecheck.tables.generate.heads import head_witnesses, refused_switches
 from tiecheck.tables.generate.perturb import Perturber, SlowClassError
 from tiecheck.tables.generate.probe import Probe
+from tiecheck.tables.generate.ropes import needs_of_kinds
 from tiecheck.tables.generate.sizes import SizeChanges, Sizes, left_sizes, own_levels, sizes_of
 from tiecheck.tables.generate.switches import switch_rules
 from tiecheck.tables.generate.witnesses import Witness
@@ -210,7 +211,7 @@ def structure_text(
     used: dict[str, set[str]],
     version: str,
     written: dict[str, dict[str, Any]],
-    word_sets: dict[str, list[str]],
+    word_sets: dict[str, Any],
 ) -> str:
     """Return the whole table; the same answers give the same bytes."""
     shapes: dict[str, str] = {}
@@ -286,9 +287,10 @@ def write_structure(arguments: list[str] | None = None) -> int:
                 written.setdefault(kind, {})["t"] = {bits: " ".join(names) for bits, names in by_bits.items()}
         save_written(options.kept / "written.jsonl")
         kinds.write_text(json.dumps({c.__name__: config_kind(c) for c in config_classes()}))
-    word_sets: dict[str, list[str]] = {}
-    for kind, words in words_of_kinds().items():
-        written.setdefault(kind, {}).update(by_sets(words, word_sets))
+    word_sets: dict[str, Any] = {}
+    needs = needs_of_kinds(words := words_of_kinds())
+    for kind in words.keys() | needs.keys():
+        written.setdefault(kind, {}).update(by_sets(words.get(kind, {}), needs.get(kind, {}), word_sets))
     fields = {kind: set(names) for kind, names in json.loads(used.read_text()).items()}
     text = structure_text(told, fields, version, written, word_sets)
     (OLDER_PATH if is_older_line() else PATH).write_text(text, encoding="utf-8")

@@ -7,10 +7,12 @@ import contextlib
 import copy
 import hashlib
 import inspect
+import json
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 from tiecheck.tables.generate.bounds import each_class
@@ -33,37 +35,60 @@ WORD = re.compile(r"[\w.+/-]+")
 Words = dict[str, tuple[frozenset[str], bool]]
 """Fields with the words that they take, and whether those are a table of names, to which no package adds others."""
 
+KnownWords = dict[str, tuple[list[str], bool]]
+"""The same of a kind, in order; a field that some of its classes take any word in has no table."""
 
-def words_of_kinds() -> dict[str, dict[str, tuple[list[str], bool]]]:
-    """Return by config class the fields that every class built with it wants a known word in, with those words.
 
-    A class with a model inside that is built with the same config says what that one says.
+def words_of_kinds() -> dict[str, KnownWords]:
+    """Return by config class the fields that a class built with it wants a known word in, with those words.
+
+    A class with a model inside that is built with the same config says what that one says, and is asked where
+    no class of the kind has none.
     """
-    found: dict[str, list[Words]] = {}
-    for _, kind, asked in each_class(_without_base):
-        if asked.base.shapes:  # some mapped classes hold nothing
-            found.setdefault(kind, []).append(words_of_class(asked))
+    found = dict[str, list[Words]]()
+    for kind, asked in classes_with_words():
+        found.setdefault(kind, []).append(words_of_class(asked))
     told = {}
     for kind, all_of in found.items():
-        fields = set.intersection(*(set(one) for one in all_of))
-        joined = {field: [one[field] for one in all_of] for field in sorted(fields)}
+        held = {field: [one[field] for one in all_of if field in one] for field in sorted(set().union(*all_of))}
         told[kind] = {
-            field: (sorted(frozenset().union(*(words for words, _ in those))), all(table for _, table in those))
-            for field, those in joined.items()
+            field: (
+                sorted(frozenset().union(*(words for words, _ in those))),
+                len(those) == len(all_of) and all(table for _, table in those),
+            )
+            for field, those in held.items()
         }
     return {kind: fields for kind, fields in told.items() if fields}
 
 
-def by_sets(words: dict[str, tuple[list[str], bool]], sets: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
+def classes_with_words() -> Iterator[tuple[str, Perturber]]:
+    """Yield the classes that are asked, with their config class: those without a model of their kind inside, or all."""
+    plain = set[str]()
+    for _, kind, asked in each_class(_without_base):
+        if asked.base.shapes:  # some mapped classes hold nothing
+            plain.add(kind)
+            yield kind, asked
+    for _, kind, asked in each_class(lambda _, kind: kind not in plain):
+        if kind not in plain and asked.base.shapes:
+            yield kind, asked
+
+
+def by_sets(words: KnownWords, needs: Mapping[str, Any], sets: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
     """Return the fields by the keys of their words, as the table has them: `e` of whole tables of names, else `c`.
 
-    The words themselves go to the sets.
+    The words themselves go to the sets, and so do the keys that rope types want, under `q`.
     """
     found: dict[str, dict[str, list[str]]] = {}
+
+    def put(letter: str, text: str, field: str, value: Any) -> None:
+        key = hashlib.sha256(text.encode()).hexdigest()[:7]
+        sets[key] = value
+        found.setdefault(letter, {}).setdefault(key, []).append(field)
+
     for field, (taken, table) in sorted(words.items()):
-        key = hashlib.sha256(" ".join(taken).encode()).hexdigest()[:7]
-        sets[key] = taken
-        found.setdefault("ce"[table], {}).setdefault(key, []).append(field)
+        put("ce"[table], " ".join(taken), field, taken)
+    for field, wanted in sorted(needs.items()):
+        put("q", json.dumps(wanted, sort_keys=True), field, wanted)
     return found
 
 
@@ -118,7 +143,7 @@ def _texts(data: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tup
 
 def _refused(asked: Perturber, fields: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Return the fields with which a class does not build where they hold no word of the library."""
-    if not fields or not _raised(asked, dict.fromkeys(fields, NONSENSE)):
+    if not fields or not raised_by(asked, dict.fromkeys(fields, NONSENSE)):
         return []
     if len(fields) == 1:
         return fields
@@ -128,11 +153,12 @@ def _refused(asked: Perturber, fields: list[tuple[str, ...]]) -> list[tuple[str,
 
 def _error(asked: Perturber, field: tuple[str, ...], word: str) -> str:
     """Return the error of a word without it: another one than that of nonsense means that the word was known."""
-    kind, _, message = _raised(asked, {field: word}).partition(": ")
+    kind, _, message = raised_by(asked, {field: word}).partition(": ")
     return f"{kind}: {message.replace(word, '')}"
 
 
-def _raised(asked: Perturber, words: dict[tuple[str, ...], str]) -> str:
+def raised_by(asked: Perturber, words: Mapping[tuple[str, ...], Any]) -> str:
+    """Return the error of a class that is built with other values at some places of its config; empty where none is."""
     before, asked.data = asked.data, copy.deepcopy(asked.data)
     known = asked.owners[()].to_dict()
     try:
@@ -152,7 +178,7 @@ def _raised(asked: Perturber, words: dict[tuple[str, ...], str]) -> str:
 
 def _words_in_reach(asked: Perturber) -> list[list[str]]:
     """Return the tables of names that the modules of a class and its config see, and each word they compare with."""
-    tables, words = [], set[str]()
+    tables = []
     own = [sys.modules[one.__module__] for one in (asked.model_class, asked.config_class)]
     seen = {name for module in own for name in (getattr(v, "__module__", "") for v in vars(module).values())}
     near = [sys.modules[name] for name in sorted(map(str, seen)) if name.startswith("transformers.")]
@@ -162,12 +188,18 @@ def _words_in_reach(asked: Perturber) -> list[list[str]]:
             texts = [key for key in keys if type(key) is str and WORD.fullmatch(key)]
             if texts and texts not in tables and not name.startswith("__"):
                 tables.append(texts)
-    for module in own:
-        for node in ast.walk(ast.parse(inspect.getsource(module))):
-            inner = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
-            inner += [key for key in node.keys if key] if isinstance(node, ast.Dict) else []
-            inner += [node.annotation] if isinstance(node, ast.AnnAssign) else []
-            inner += node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else []
-            leaves = (leaf for part in inner for leaf in ast.walk(part) if isinstance(leaf, ast.Constant))
-            words |= {leaf.value for leaf in leaves if isinstance(leaf.value, str) and WORD.fullmatch(leaf.value)}
+    words = set[str]().union(*map(compared_words, own))
     return [*tables, *([word] for word in sorted(words - {name for table in tables for name in table}))]
+
+
+def compared_words(module: ModuleType) -> set[str]:
+    """Return the words that a module compares with, has as keys or in lists, or annotates with."""
+    words = set[str]()
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        inner = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        inner += [key for key in node.keys if key] if isinstance(node, ast.Dict) else []
+        inner += [node.annotation] if isinstance(node, ast.AnnAssign) else []
+        inner += node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else []
+        leaves = (leaf for part in inner for leaf in ast.walk(part) if isinstance(leaf, ast.Constant))
+        words |= {leaf.value for leaf in leaves if isinstance(leaf.value, str) and WORD.fullmatch(leaf.value)}
+    return words
