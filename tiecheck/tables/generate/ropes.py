@@ -19,9 +19,11 @@ from tiecheck.tables.generate.words import (
     NONSENSE,
     ROPE,
     KnownWords,
+    by_sets,
     classes_with_words,
     compared_words,
     raised_by,
+    words_of_kinds,
 )
 
 ROPES = "transformers.modeling_rope_utils"
@@ -34,6 +36,12 @@ ROUNDS = 6
 
 Needs = dict[str, list[str] | None]
 """Rope types with the keys that each wants beside it; None where no class was seen to build with it."""
+
+
+def words_and_needs(sets: dict[str, Any]) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Return by config class the fields that hold words and rope types, by the keys of their sets; fill those sets."""
+    needs = needs_of_kinds(words := words_of_kinds())
+    return {kind: by_sets(words.get(kind, {}), needs.get(kind, {}), sets) for kind in words.keys() | needs.keys()}
 
 
 def needs_of_kinds(words: Mapping[str, KnownWords]) -> dict[str, dict[str, Needs]]:

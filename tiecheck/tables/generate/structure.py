@@ -34,11 +34,10 @@ from tiecheck.tables.generate.configs import default_config
 from tiecheck.tables.generate.heads import head_witnesses, refused_switches
 from tiecheck.tables.generate.perturb import Perturber, SlowClassError
 from tiecheck.tables.generate.probe import Probe
-from tiecheck.tables.generate.ropes import needs_of_kinds
+from tiecheck.tables.generate.ropes import words_and_needs
 from tiecheck.tables.generate.sizes import SizeChanges, Sizes, left_sizes, own_levels, sizes_of
 from tiecheck.tables.generate.switches import switch_rules
 from tiecheck.tables.generate.witnesses import Witness
-from tiecheck.tables.generate.words import by_sets, words_of_kinds
 from tiecheck.tables.generate.written_by_5 import config_refusals, save_written
 
 PATH = Path(__file__).parent.with_name("structure.txt")
@@ -288,9 +287,8 @@ def write_structure(arguments: list[str] | None = None) -> int:
         save_written(options.kept / "written.jsonl")
         kinds.write_text(json.dumps({c.__name__: config_kind(c) for c in config_classes()}))
     word_sets: dict[str, Any] = {}
-    needs = needs_of_kinds(words := words_of_kinds())
-    for kind in words.keys() | needs.keys():
-        written.setdefault(kind, {}).update(by_sets(words.get(kind, {}), needs.get(kind, {}), word_sets))
+    for kind, told_words in words_and_needs(word_sets).items():
+        written.setdefault(kind, {}).update(told_words)
     fields = {kind: set(names) for kind, names in json.loads(used.read_text()).items()}
     text = structure_text(told, fields, version, written, word_sets)
     (OLDER_PATH if is_older_line() else PATH).write_text(text, encoding="utf-8")
