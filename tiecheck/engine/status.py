@@ -107,7 +107,7 @@ def report_status(
     doubts = [
         problem.why
         for problem in facts.known("load_problems") or ()  # with no group, no loader's word bears them
-        if (problem.outcome == "unknown" or problem.kind in {"newer", "moved"})  # a note at most, and no pass
+        if (problem.outcome == "unknown" or problem.kind == "newer")  # a note at most, and no pass
         and (chosen is None or any(("transformers", line) in chosen for line in problem.versions))
     ]
     unsaid = [] if config.select or config.ignore else _unsaid(answers.findings, facts.known("loaders") or (), chosen)
