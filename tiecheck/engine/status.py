@@ -33,6 +33,14 @@ JUDGED = frozenset({"groups", "live_ties", "declared_ties", "adapted_ties", "ggu
 """The same as the rules on them ask for it."""
 
 
+READERS = (
+    ("gguf", "a GGUF file", "llama.cpp"),
+    ("onnx", "an ONNX file", "onnxruntime"),
+    ("adapter", "an adapter", "transformers"),
+)
+"""Fact of a kind that is no checkpoint, the words for it, and the loader by which it is judged."""
+
+
 class RuleAnswers(Record):
     """The answers of the rules of one target, so far."""
 
@@ -111,10 +119,19 @@ def report_status(
         and (chosen is None or any(("transformers", line) in chosen for line in problem.versions))
     ]
     unsaid = [] if config.select or config.ignore else _unsaid(answers.findings, facts.known("loaders") or (), chosen)
-    reason = next(iter((*raised, *blind, *untold_groups, *doubts, *unsaid, *unclear)), None)
+    unlooked = _unlooked(facts, sorted({name for name, _ in chosen or ()}))
+    reason = next(iter((*raised, *blind, *unlooked, *untold_groups, *doubts, *unsaid, *unclear)), None)
     if reason is None and answers.ran:
         return "pass", None
     return "unknown", reason or (answers.skips[0].reason if answers.skips else "no rule was run")
+
+
+def _unlooked(facts: Facts, names: list[str]) -> Iterator[str]:
+    """Yield that what the named loaders make of a kind of artefact was not looked at; some names, or none, for all."""
+    for kind, what, reader in READERS:
+        if kind in facts and names and reader not in names:
+            they = "they make" if len(names) > 1 else "it makes"
+            yield f"--for names {listed(tuple(names))}, and what {they} of {what} was not looked at"
 
 
 def _unsaid(
