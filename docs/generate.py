@@ -334,8 +334,8 @@ those that were run or read. `--for transformers==4.57,vllm` says which of them 
 note, and a note that hurts one of them a warning. `llama.cpp` takes the number of llama-cpp-python (`0.3.36`), or the
 commit. `value` is what the flag says that the loader reads; null means that it is not written, which is not false. A
 group that a loader has no notion of, and a class that it does not have, get no entry; where `--for` names that loader,
-the target is `unknown` and no pass. Of artefacts that are no checkpoint one loader each is looked at: llama.cpp of GGUF,
-transformers of adapters; `--for` without it is `unknown` too, and so it is of ONNX, whose loader the matrix lacks.
+the target is `unknown` and no pass. Of artefacts that are no checkpoint one loader each is looked at: llama.cpp of
+GGUF, transformers of adapters. Without it in `--for` the target is `unknown` too; so is ONNX with any `--for`.
 
 Releases of transformers 5 differ among themselves too. A table that the releases made themselves tells which groups
 each ties otherwise than the newest, and that before 5.4 stored members with equal values were kept apart. Where a

@@ -33,7 +33,7 @@ JUDGED = frozenset({"groups", "live_ties", "declared_ties", "adapted_ties", "ggu
 """The same as the rules on them ask for it."""
 
 
-READERS = (
+READERS: tuple[tuple[FactName, str, str], ...] = (
     ("gguf", "a GGUF file", "llama.cpp"),
     ("onnx", "an ONNX file", "onnxruntime"),
     ("adapter", "an adapter", "transformers"),
