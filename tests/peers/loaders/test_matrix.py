@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from older import run_older
 from safetensors.torch import load_file, save_file
 from tiny_models import SMALL, built
 
@@ -126,3 +127,49 @@ def test_what_4_57_loses_of_a_false_flag_is_named(tmp_path: Path) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
     (older,) = [view for view in views(tmp_path / "neox") if view.versions == "4.57"]
     assert (older.outcome, older.message) == ("head-random", "it looks for embed_out.weight, and makes it at random")
+
+
+LOADED = (
+    "import sys, json, transformers as t, torch\n"
+    "from safetensors.torch import load_file\n"
+    "for folder, name in json.load(sys.stdin):\n"
+    "    state = getattr(t, name).from_pretrained(folder).state_dict()\n"
+    "    kept = load_file(folder + '/model.safetensors')\n"
+    "    print(json.dumps([n for n in kept if n.endswith('bias') and not torch.equal(kept[n], state[n])]))\n"
+)
+"""What prints the biases of each model that 4.57 loads with other values than those that are stored."""
+
+
+TAKEN = ("Roberta", "XLMRoberta", "Camembert", "Albert", "RobertaPreLayerNorm")
+"""Whose own code takes the decoder's bias for both; of the others the bias beside it stays."""
+
+
+def two_biases(kind: str, where: Path) -> tuple[str, list[str]]:
+    """Save an untied model with unlike biases; return its class, and what the matrix says that 4.57 throws away."""
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "pad_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(**sizes, num_attention_heads=2, tie_word_embeddings=False)
+    model = getattr(transformers, f"{kind}ForMaskedLM")(config)
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(where)
+    save_file(model.state_dict(), where / "model.safetensors", {"format": "pt"})
+    lost = [view for view in views(where) if view.versions == "4.57" and view.outcome == "member-discarded"]
+    return type(model).__name__, [str(view.message).rpartition(" of ")[2] for view in lost]
+
+
+def test_of_two_biases_the_one_is_named_that_the_own_code_throws_away(tmp_path: Path) -> None:
+    kind = random.Random(20261201).choice(TAKEN)
+    (lost,) = two_biases(kind, tmp_path)[1]
+    assert lost.endswith(".bias")
+    assert not lost.endswith(".decoder.bias")
+
+
+@pytest.mark.slow
+def test_of_two_biases_4_57_throws_that_away_which_is_named(tmp_path: Path) -> None:
+    rng = random.Random(20261202)
+    kinds = (*rng.sample(TAKEN, 2), *rng.sample(("Bert", "RoFormer", "Ernie", "BigBird", "MegatronBert"), 2))
+    found = {kind: two_biases(kind, tmp_path / kind) for kind in kinds}
+    asked = [(str(tmp_path / kind), name) for kind, (name, _) in found.items()]
+    done = run_older("-c", LOADED, stdin=json.dumps(asked))
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [lost for _, lost in found.values()]

@@ -228,15 +228,16 @@ def _unknown_class(config: ModelConfig | None, architecture: Architecture) -> st
 def _sourceless(group: Group, older: Architecture) -> Group:
     """Leave open a group that 4.57 ties in code with every member declared a target (FSMT's output projection).
 
-    A stored bias that the class's own code takes for the others stands for a source that is not stored. What is not
-    tied has no source, and the embedding stands for it.
+    A stored bias that the class's own code takes for the others stands for a source that is not stored, and of a pair
+    for one that is (RoBERTa's `self.bias = self.decoder.bias`). What is not tied has no source, and the embedding
+    stands for it.
 
     Where the source is the input embedding, or the other of a pair is the head, it is loaded all the same.
     """
     if group.declared is False and older.embedding in group.names:
         return group._replace(source=older.embedding)
     taken = next((name for name in group.names if name in older.takes and name not in group.missing), None)
-    if taken is not None and group.source in group.missing:
+    if taken is not None and (group.source in group.missing or len(group.names) == 2):
         return group._replace(source=taken)
     headed = len(group.names) == 2 and older.head in group.names and group.source != older.head
     alike = group.kind == "parameter" and group.source != older.embedding and not headed
