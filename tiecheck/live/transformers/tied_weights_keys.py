@@ -28,8 +28,11 @@ NAMES = 1_000_000
 SHORTCUT = re.compile(r"^[A-Za-z0-9_\.]+(weight)|(bias)$")
 """Form of a key that 5.23 takes for a whole name, unanchored as it stands there: `a.weighted_head` has it too."""
 
-BESIDE = ("_mask", "_u", "_v")
-"""Ends of what torch's hooks (2.13) put beside a `..._orig`: pruning a mask, `spectral_norm` two vectors."""
+BESIDE = {"mask": "orig", "u": "orig", "v": "orig", "g": "v"}
+"""End of what torch's hooks (2.13) put beside the one they compute from: pruning, `spectral_norm`, `weight_norm`."""
+
+INNER = re.compile(r"(^|\.)parametrizations\.\w+\.(?!original1?$)")
+"""Name of what a parametrization (2.13) keeps beside its `original`, which in `weight_norm` is the second."""
 
 PLAIN = re.compile(r"[A-Za-z0-9_.]+")
 """A word that is a name and no pattern."""
@@ -104,7 +107,8 @@ def read_keys(model: nn.Module, version: str) -> Keys:
         names = _all_names(model, keys)
         problems += _pair_problems(model, keys, names)
         declared, possible, reason = _expand(model, keys, names, version)
-        return Keys(_members(declared, names), _members(possible, names), tuple(problems), reason)
+        declared, possible = _members(declared, keys, names), _members(possible, keys, names)
+        return Keys(declared, possible, tuple(problems), reason)
     except Exception as error:  # noqa: BLE001  # a class can declare what its own library cannot read
         what = _gone(model, keys, error) or f"{type(model).__name__}: {type(error).__name__}: {error}"
         return Keys({}, {}, tuple(problems), what if len(what) <= REASON else f"{what[:REASON]}...")
@@ -134,7 +138,11 @@ def _class_problems(model: Any) -> Iterator[KeyProblem]:
     keys = getattr(model, "_tied_weights_keys", None)
     if keys and not isinstance(keys, Mapping):
         word = type(keys).__name__
-        listed = tuple(sorted(str(getattr(key, "pattern", key)) for key in keys))[:CAP] if _several(keys) else ()
+        listed = (
+            tuple(sorted(str(getattr(key, "pattern", key)) for key in keys))[:CAP]
+            if isinstance(keys, (list, tuple, set, frozenset))
+            else ()
+        )
         raised = f"AttributeError: '{word}' object has no attribute 'keys'"
         pairs = listed_pairs(model, keys) if listed and not isinstance(model, type) else None
         wanted = declaration_text(pairs) if pairs else None
@@ -144,10 +152,6 @@ def _class_problems(model: Any) -> Iterator[KeyProblem]:
         raised = f"AttributeError: '{cls.__name__}' object has no attribute 'all_tied_weights_keys'"
         yield problem("uninitialised", "__init__", raised, wanted="self.post_init()")
     yield from method_problems(cls, problem)
-
-
-def _several(keys: Any) -> bool:
-    return isinstance(keys, (list, tuple, set, frozenset))
 
 
 def _all_names(model: Any, keys: Mapping[Any, Any]) -> frozenset[str]:
@@ -186,10 +190,12 @@ def _expand(
     return {}, {}, None
 
 
-def _members(pairs: dict[str, str], names: frozenset[str]) -> dict[str, str]:
-    """Return pairs without what pruning and `spectral_norm` keep beside a member: a key matches `weight_mask` too."""
-    beside = {f"{name.removesuffix('_orig')}{end}" for name in names if name.endswith("_orig") for end in BESIDE}
-    return {target: source for target, source in pairs.items() if target not in beside}
+def _members(pairs: dict[str, str], keys: Mapping[Any, Any], names: frozenset[str]) -> dict[str, str]:
+    """Return pairs without what pruning, norms and parametrizations keep beside a member that a key matches too."""
+    parts = {name: name.rpartition("_") for name in chain(pairs, pairs.values()) if name not in (*keys, *keys.values())}
+    hooked = {n for n, (stem, _, end) in parts.items() if f"{stem}_{BESIDE.get(end)}" in names and stem not in names}
+    beside = hooked.union(filter(INNER.search, parts))
+    return {target: source for target, source in pairs.items() if beside.isdisjoint((target, source))}
 
 
 def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[str]) -> Iterator[KeyProblem]:
