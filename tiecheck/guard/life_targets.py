@@ -59,8 +59,10 @@ def _small(folder: str, text: str) -> nn.Module:
         import transformers
     except ImportError as error:
         raise TargetError("building a directory's class needs transformers: pip install 'tiecheck[live]'") from error
+    from tiecheck.live.transformers.confined import require_models
     from tiecheck.live.transformers.loading import silenced_transformers
 
+    require_models()
     with silenced_transformers():
         try:
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)

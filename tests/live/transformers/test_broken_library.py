@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from tiecheck.cli.main import cli
 
@@ -30,7 +30,18 @@ def test_the_first_cause_is_told(options: list[str], monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "transformers.modeling_utils", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     done = CliRunner().invoke(cli, [MODEL, *options, "--isolated", "--no-cache"])
-    told = " ".join(done.stdout.split())
+    _told(done)
+
+
+def _told(done: Result) -> None:
+    told = " ".join(done.output.split())
     assert done.exit_code == 2
     assert "transformers cannot be imported here: RuntimeError: operator torchvision::nms does not exist" in told
     assert "tiecheck itself failed" not in told
+
+
+@pytest.mark.parametrize("options", [[], ["--load"]])
+def test_survive_tells_the_same(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "transformers.modeling_utils", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    _told(CliRunner().invoke(cli, ["survive", MODEL, "-q", *options]))
