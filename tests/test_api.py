@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import tiecheck
+from tiecheck.config.options import Config
 from tiecheck.errors import UsageError
 
 
@@ -117,3 +119,30 @@ def test_a_value_that_is_no_word_of_its_option_is_told(models: Path, option: dic
     with pytest.raises(tiecheck.TiecheckError) as raised:
         tiecheck.check(models / "llama-healthy-tied", **option)
     assert str(raised.value).startswith(said)
+
+
+OPTIONS = sorted(
+    {*Config._fields, "optimizer", "beside", "config", "ties"} - {"inputs", "ties_from", "device_map_from"}
+)
+"""Keyword arguments of a check that are values of a kind; `inputs` may be anything."""
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_none_is_as_if_not_given(models: Path, option: str) -> None:
+    target = tiecheck.check(models / "llama-healthy-tied", **{option: None}).targets[0]
+    assert target.status == "pass", target.errors
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_value_of_another_kind_is_a_sentence(models: Path, seed: int) -> None:
+    """Of a flag anything is true or false; of every other option a drawn value is refused, or told by the report."""
+    draw, told = random.Random(seed), ""
+    kinds = (3, 1.5, True, b"x", object(), [1], [None], {"a": object()})
+    for option in (one for one in OPTIONS if not isinstance(Config._field_defaults.get(one), bool)):
+        value = draw.choice(kinds)
+        try:
+            told = "; ".join(e.message for e in tiecheck.check(models / "llama-healthy-tied", **{option: value}).errors)
+        except tiecheck.TiecheckError as error:
+            told = str(error)
+        assert "tiecheck itself failed" not in told, (option, value)
+        assert " raised " not in told, (option, value)

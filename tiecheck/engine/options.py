@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     Ties = Mapping[str, Iterable[Iterable[str]]] | Iterable[Iterable[str]]
 
 
+PATHS = frozenset({"python", "base", "drafts_for", "converted_from", "changed_only", "baseline", "revision"})
+"""Options that take a path or a name."""
+
+
 def check_with(target: str | os.PathLike[str] | nn.Module, config: Config) -> Report:
     """Check a model by options that are made already; see `check`."""
     path = given_path(target)
@@ -40,22 +44,23 @@ def check_with(target: str | os.PathLike[str] | nn.Module, config: Config) -> Re
 def make_config(
     target: Any, *, config: str | os.PathLike[str] | None = None, ties: Ties | None = None, **options: Any
 ) -> Config:
-    """Return the options of a Python call as the one record; see `check`."""
+    """Return the options of a Python call as the one record, those that are None as if not given; see `check`."""
     for word in options:
         if word not in Config._fields:
             raise TypeError(f"there is no option {word!r}{did_you_mean(word, Config._fields)}")
+    options = {name: value for name, value in options.items() if value is not None}
     _check_words(options)
-    for name in ("select", "ignore", "judge_for"):
-        if name in options:
-            value = options[name]
-            options[name] = (value,) if isinstance(value, str) else tuple(value)
+    for name in options.keys() & {"select", "ignore", "judge_for", "allow"}:
+        options[name] = _several(name, options[name])
+    for name in options.keys() & PATHS:
+        options[name] = _path(name, options[name])
     placing = [name for name in PLACING if options.get(name) is not None]
     if placing:
         from tiecheck.placement.asked.options import need_map, read_placing
 
         options |= read_placing(options, _keyword, text=False)
     if config is not None:
-        settings = read_settings(os.fspath(config))
+        settings = read_settings(_path("config", config))
         options = (settings.fields if settings else {}) | options
     if ties is not None:
         options["ties"], options["ties_from"] = _contract(target, ties), GIVEN
@@ -72,6 +77,24 @@ def _check_words(options: Mapping[str, Any]) -> None:
     seconds = options.get("timeout", 0)
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= LONGEST:
         raise UsageError(f"timeout= must be a number of seconds, 0 for no end, not {seconds!r}")
+
+
+def _several(name: str, value: Any) -> tuple[Any, ...]:
+    """Return one or several values of an option as a tuple."""
+    from tiecheck.records.suppressions import Allowance
+
+    kind: type = Allowance if name == "allow" else str
+    several = (value,) if isinstance(value, kind) or not isinstance(value, Iterable) else tuple(value)
+    if not all(isinstance(one, kind) for one in several):
+        raise UsageError(f"{name}= takes a {kind.__name__} or a list of them, not {value!r}")
+    return several
+
+
+def _path(name: str, value: Any) -> str:
+    """Return the path or name that an option takes."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise UsageError(f"{name}= takes a path or a name, not {value!r}")
+    return str(os.fspath(value))
 
 
 def _keyword(field: str) -> str:
@@ -144,7 +167,7 @@ def check_beside(model: nn.Module, config: Config, optimizer: Any = None, beside
                 raise UsageError("optimizer= takes a torch optimizer, or a list of them")
             given["stepped_by"] = held
         if beside is not None:
-            others = (beside,) if isinstance(beside, nn.Module) else tuple(beside)
+            others = (beside,) if isinstance(beside, nn.Module) or not isinstance(beside, Iterable) else tuple(beside)
             if any(not isinstance(one, nn.Module) for one in others):
                 raise UsageError("beside= takes a torch.nn.Module, or a list of them")
             given["other_models"] = others
