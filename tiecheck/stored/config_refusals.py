@@ -63,8 +63,7 @@ def _of_another_type(model: ModelConfig, level: tuple[str, ...], value: Any, wha
     why = f"{dotted} is {what}, which transformers 5 refuses for this field"
     mend = f"which value {dotted} had the files do not tell; without the key it has its default."
     yield told_problem("field", ("5",), "crash", message, why, model.path, mend, (dotted,))
-    open_why = f"{dotted} is {what}, and what 4.57 makes of that was not asked"
-    yield told_problem("open", ("4.57",), "unknown", open_why, open_why, model.path, "", (dotted,))
+    yield open_problem(f"{dotted} is {what}, and what 4.57 makes of that was not asked", "4.57", model.path, dotted)
 
 
 def _type_of(value: Any) -> int:
@@ -97,9 +96,10 @@ def class_refusals(
         if value in _NOT_SO:
             why = _unfitting_number(spot, dotted, value, others[0][0], line)
             sure = line == "5" or (_refuses_pointer(spot, dotted, others[0][0]) if value == "<" else read)
-            if why:
-                told = ("field", (line,), "crash", "an error of the class", why, model.path, NUMBERS, (full,))
-                yield full, told_problem(*told) if sure else open_problem(why, line, model.path, full)
+            if why and sure:
+                yield full, class_problem(why, line, model.path, NUMBERS, full)
+            elif why:
+                yield full, open_problem(why, line, model.path, full)
             elif why is not None:
                 settled.add(full)
         elif walk_field(spot.section, dotted, line) is value and all(
@@ -123,7 +123,7 @@ def _refused_words(
             yield full, open_problem(why, line, model.path, full)
             continue
         mend = f"which word {full} had the files do not tell; take it from the config that it was trained with."
-        yield full, told_problem("field", (line,), "crash", "an error of the class", why, model.path, mend, (full,))
+        yield full, class_problem(why, line, model.path, mend, full)
 
 
 def _rope_gaps(section: Section, model: ModelConfig, line: str) -> Iterator[tuple[str, LoadProblem]]:
@@ -141,7 +141,7 @@ def _rope_gaps(section: Section, model: ModelConfig, line: str) -> Iterator[tupl
         elif gone := [key for key in wanted if key not in holder and key not in section.data]:
             why = f"{full} is {json.dumps(texts[0])}, and {listed(tuple(gone))} beside it is not there"
             mend = "what stood there the files do not tell; take it from the config that it was trained with."
-            yield full, told_problem("field", (line,), "crash", "an error of the class", why, model.path, mend, (full,))
+            yield full, class_problem(why, line, model.path, mend, full)
 
 
 def _held_words(section: Section, field: str, line: str) -> tuple[str, list[str], dict[str, Any]]:
@@ -165,7 +165,7 @@ def _held_words(section: Section, field: str, line: str) -> tuple[str, list[str]
 
 
 _NOT_SO = {"%": "does not divide", "=": "has to be", "<": "points at no row of"}
-"""What a class refuses of two numbers -> how the first then stands to the second."""
+"""Relation of two numbers that a class wants -> how the first then stands to the second."""
 
 
 def _unfitting_number(spot: Spot, dotted: str, relation: str, other: str, line: str) -> str | None:
@@ -203,3 +203,8 @@ NUMBERS = "which of the two is right the files do not tell; save the model again
 def open_problem(why: str, line: str, path: str, *names: str) -> LoadProblem:
     """Return what nobody asked a line."""
     return told_problem("open", (line,), "unknown", why, why, path, "", names)
+
+
+def class_problem(why: str, line: str, path: str, mend: str, name: str) -> LoadProblem:
+    """Return a field that the class refuses."""
+    return told_problem("field", (line,), "crash", "an error of the class", why, path, mend, (name,))

@@ -31,7 +31,6 @@ FLOATS = frozenset({"bfloat16", "double", "float", "float16", "float32", "float6
 DTYPE = re.compile(r"(b?float|double|half|c?half|cfloat|cdouble|complex|q?u?int|short|long|bool|bit)[0-9a-z_]*")
 """Names of torch's dtypes, later ones with those of today."""
 
-
 TEXTS = frozenset({"decoder", "generator", "text_config"})
 """Keys under which `get_text_config(decoder=True)` of both lines looks for the config of a text."""
 
@@ -87,12 +86,8 @@ def _dtypes(section: Section, path: str) -> Iterator[LoadProblem]:
     if lines:
         yield told_problem("field", lines, "crash", "an error of torch", why, path, mend, (dotted,))
     if (not known or (inner and named)) and not nowhere:
-        why = (
-            f"{why}, and what the class makes of that was not asked"
-            if known
-            else f"{why}, and may be something else of torch"
-        )
-        yield from (open_problem(why, line, path, dotted) for line in BOTH if line not in lines)
+        rest = "what the class makes of that was not asked" if known else "may be something else of torch"
+        yield from (open_problem(f"{why}, and {rest}", line, path, dotted) for line in BOTH if line not in lines)
 
 
 def _quantisations(section: Section, model: ModelConfig) -> Iterator[LoadProblem]:
