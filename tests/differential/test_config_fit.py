@@ -105,6 +105,46 @@ def test_a_config_that_is_refused_comes_before_tensors_that_do_not_fit_it(
             assert judged.wrong == [], judged.case
 
 
+EMPTY = [
+    ("Dots1ForCausalLM", "dots1", "n_shared_experts"),
+    ("EsmForMaskedLM", "esm", "vocab_size"),
+    ("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", "head_dim"),
+    ("NemotronForCausalLM", "nemotron", "num_key_value_heads"),
+    ("TimeSeriesTransformerModel", "time_series_transformer", "prediction_length"),
+]
+"""Fields that are none by default, and with which no class of the config is built so."""
+
+
+@pytest.mark.parametrize(("name", "model_type", "key"), sampled(EMPTY))
+@pytest.mark.parametrize("value", [..., None])
+def test_a_field_that_has_no_value_anywhere_ends_a_load(
+    name: str, model_type: str, key: str, value: Any, tmp_path: Path
+) -> None:
+    bench = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0)
+    assert bench.judge(Case(name, model_type)).status == "pass"
+    judged = bench.judge(Case(name, model_type, (), (SetKey(key, value),)))
+    assert (judged.wrong, judged.status) == ([], "fail")
+
+
+WORDED = [
+    ("ModernBertForMaskedLM", "modernbert", "classifier_activation"),
+    ("XLNetForSequenceClassification", "xlnet", "summary_activation"),
+    ("MBartForConditionalGeneration", "mbart", "activation_function"),
+    ("BigBirdPegasusModel", "bigbird_pegasus", "attention_type"),
+]
+"""Words that the base model of a class does not read, or that stand in a base of the same kind alone."""
+
+
+@pytest.mark.parametrize(("name", "model_type", "key"), sampled(WORDED))
+def test_a_word_is_no_pass_where_any_class_of_the_kind_refuses_it(
+    name: str, model_type: str, key: str, tmp_path: Path
+) -> None:
+    bench = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0)
+    judged = bench.judge(Case(name, model_type, (), (SetKey(key, "no_such_word"),)))
+    assert judged.wrong == []
+    assert judged.status in {"fail", "unknown"}
+
+
 SWITCHED = [
     ("FalconForCausalLM", "falcon", "multi_query", False),
     ("FalconForCausalLM", "falcon", "new_decoder_architecture", True),

@@ -91,6 +91,7 @@ def class_refusals(
         yield "", problem
     yield from _refused_words(spot.section, model, line, settled)
     yield from _rope_gaps(spot.section, model, line)
+    yield from _empty_fields(spot.section, model, line)
     for dotted, value, others in spot.row.get("r", ()):
         full = ".".join((*spot.section.level, dotted))
         if value in _NOT_SO:
@@ -124,6 +125,16 @@ def _refused_words(
             continue
         mend = f"which word {full} had the files do not tell; take it from the config that it was trained with."
         yield full, class_problem(why, line, model.path, mend, full)
+
+
+def _empty_fields(section: Section, model: ModelConfig, line: str) -> Iterator[tuple[str, LoadProblem]]:
+    """Yield each field that has no value, neither here nor by default, and with which no class is built so."""
+    for key in (config_structure(section.kind, line) or {}).get("h", ()):
+        if section.data.get(key) is None:
+            full = ".".join((*section.level, key))
+            why = f"{full} has no value, and none by default, with which the class is not built"
+            mend = f"which value {full} had the files do not tell; take it from the config that it was trained with."
+            yield full, told_problem("field", (line,), "crash", "an error of the class", why, model.path, mend, (full,))
 
 
 def _rope_gaps(section: Section, model: ModelConfig, line: str) -> Iterator[tuple[str, LoadProblem]]:

@@ -90,6 +90,7 @@ class LoadWillRaise(Rule):
       a rope type without what it wants beside it (`factor`);
     - numbers that do not go together: heads that do not divide the width, widths that have to be equal, a padding token
       that points at no row of its table;
+    - a field that has no value, where its default is none and no class is built so;
     - a `dtype` that is no float type of torch;
     - a `quantization_config` that is null, no object, names no method (`quant_method`), or is of gptq without `bits`;
     - a section that is not there, is null or names no model type where it needs one, or one that the class does not

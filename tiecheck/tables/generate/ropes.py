@@ -22,6 +22,7 @@ from tiecheck.tables.generate.words import (
     by_sets,
     classes_with_words,
     compared_words,
+    fields_without_default,
     raised_by,
     words_of_kinds,
 )
@@ -38,10 +39,14 @@ Needs = dict[str, list[str] | None]
 """Rope types with the keys that each wants beside it; None where no class was seen to build with it."""
 
 
-def words_and_needs(sets: dict[str, Any]) -> dict[str, dict[str, dict[str, list[str]]]]:
-    """Return by config class the fields that hold words and rope types, by the keys of their sets; fill those sets."""
-    needs = needs_of_kinds(words := words_of_kinds())
-    return {kind: by_sets(words.get(kind, {}), needs.get(kind, {}), sets) for kind in words.keys() | needs.keys()}
+def words_and_needs(sets: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return by config class what its fields have to hold, as the table has it; fill the sets of words."""
+    needs, told = needs_of_kinds(words := words_of_kinds()), dict[str, dict[str, Any]]()
+    for kind in words.keys() | needs.keys():
+        told[kind] = by_sets(words.get(kind, {}), needs.get(kind, {}), sets)
+    for kind, fields in fields_without_default().items():
+        told.setdefault(kind, {})["h"] = fields
+    return told
 
 
 def needs_of_kinds(words: Mapping[str, KnownWords]) -> dict[str, dict[str, Needs]]:
@@ -87,7 +92,8 @@ def _needs_of_class(asked: Perturber, words: KnownWords) -> Iterator[tuple[str, 
         if not closed and not raised_by(asked, {(key,): {"rope_type": "linear"}}):
             continue
         if closed:
-            own |= compared_words(sys.modules[asked.config_class.__module__])
+            usual = (asked.owners[()].to_dict().get(key) or {}).get("rope_type", "default")
+            own |= {usual, *compared_words(sys.modules[asked.config_class.__module__])}
         needs = {word: wanted_beside(asked, (key,), word) for word in sorted(own)}
         needs = {word: keys for word, keys in needs.items() if keys is not None or word in rope_types()}
         yield (
@@ -117,10 +123,13 @@ def wanted_beside(asked: Perturber, holder: tuple[str, ...], word: str) -> list[
             held = {key: _usual(key) for key in (rope_keys() if held.keys() >= set(named) else named)} | held
     else:
         return None
-    outside = {(key,): 2 for key in rope_keys()}  # some keys may stand beside the holder, or in the place of another
-    wanted = [key for key in sorted(held) if key != "rope_type"]
-    less = {key: {holder: {k: v for k, v in held.items() if k != key}} for key in wanted}
-    return [key for key in wanted if raised_by(asked, less[key]) and raised_by(asked, outside | less[key])]
+    wanted = []
+    for key in sorted(held.keys() - {"rope_type"}):
+        less = {holder: {other: value for other, value in held.items() if other != key}}
+        outside = {(other,): 2 for other in rope_keys() if other != key}  # one beside the holder may be enough
+        if raised_by(asked, less) and raised_by(asked, outside | less):
+            wanted.append(key)
+    return wanted
 
 
 def _usual(key: str) -> Any:

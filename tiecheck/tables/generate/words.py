@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -43,7 +43,7 @@ def words_of_kinds() -> dict[str, KnownWords]:
     """Return by config class the fields that a class built with it wants a known word in, with those words.
 
     A class with a model inside that is built with the same config says what that one says, and is asked where
-    no class of the kind has none.
+    no class of the kind has none; else it is asked for the fields of its head.
     """
     found = dict[str, list[Words]]()
     for kind, asked in classes_with_words():
@@ -58,6 +58,9 @@ def words_of_kinds() -> dict[str, KnownWords]:
             )
             for field, those in held.items()
         }
+    for _, kind, asked in each_class(lambda name, kind: not _without_base(name, kind)):
+        for field, (words, _) in words_of_class(asked, told.get(kind, {}).keys()).items():
+            told.setdefault(kind, {}).setdefault(field, (sorted(words), False))
     return {kind: fields for kind, fields in told.items() if fields}
 
 
@@ -71,6 +74,19 @@ def classes_with_words() -> Iterator[tuple[str, Perturber]]:
     for _, kind, asked in each_class(lambda _, kind: kind not in plain):
         if kind not in plain and asked.base.shapes:
             yield kind, asked
+
+
+def fields_without_default() -> dict[str, list[str]]:
+    """Return by config class the fields that are none by default, and with which no class of it is built so."""
+    found = dict[str, list[set[str]]]()
+    for kind, asked in classes_with_words():
+        asked.until = time.process_time() + BUDGET
+        default = asked.config_class()
+        held = [key for key, value in asked.data.items() if type(value) in (int, float, list)]
+        with contextlib.suppress(Exception):  # some configs have no value for the whole of a field
+            unset = [key for key in held if getattr(default, key, 0) is None]
+            found.setdefault(kind, []).append({key for key in unset if raised_by(asked, {(key,): None})})
+    return {kind: sorted(set.intersection(*fields)) for kind, fields in found.items() if set.intersection(*fields)}
 
 
 def by_sets(words: KnownWords, needs: Mapping[str, Any], sets: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
@@ -97,13 +113,16 @@ def _without_base(name: str, kind: str) -> bool:
     return found is None or all(level for _, level, _ in found[1].get("p", ()))
 
 
-def words_of_class(asked: Perturber) -> Words:
-    """Return the fields with which a class is not built where they hold nonsense, and the words that they take."""
+def words_of_class(asked: Perturber, known: Container[str] = ()) -> Words:
+    """Return the fields with which a class is not built where they hold nonsense, and the words that they take.
+
+    Fields that are `known` are not asked.
+    """
     found: Words = {}
     asked.until = time.process_time() + BUDGET
     with contextlib.suppress(SlowClassError):
         candidates = _words_in_reach(asked)
-        for field in _refused(asked, list(_fields(asked))):
+        for field in _refused(asked, [field for field in _fields(asked) if ".".join(field) not in known]):
             taken = list(_taken(asked, field, candidates))
             usual: Any = asked.owners[()].to_dict()
             for key in field:
