@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,32 @@ class TestNoPassWithoutProof:
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach() + 1)
         model.save_pretrained(tmp_path)
         assert judged(tmp_path, "--values", "never", "--select", "TIE1") == ("fail", 1)
+
+
+def test_of_a_group_that_4_57_ties_in_part_the_head_is_not_named_as_lost(tmp_path: Path) -> None:
+    """As 4.57.6 loads a drawn class with false: its head as stored, or at random, and its tables as the shared one."""
+    rng = random.Random(20261201)
+    kind = rng.choice(("T5", "MT5", "UMT5"))
+    sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(tmp_path)  # which writes true, whatever was given
+    set_flag(tmp_path, False)
+    tables = [f"{part}.embed_tokens.weight" for part in ("decoder", "encoder")]
+    apart = rng.sample(tables, rng.choice((1, 2)))
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    for name in ("lm_head.weight", "shared.weight", *apart):
+        state[name] = torch.randn(64, 16)
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    (finding,) = tiecheck.check(tmp_path).findings
+    assert finding.code == "TIE101"
+    assert "transformers 4.57 throws decoder.embed_tokens.weight and encoder.embed_tokens.weight away" in (
+        finding.message
+    )
+    (edit,) = finding.edits
+    gone = {name for step in edit.steps for name in step.names}
+    assert gone == set(tables)
+    left = {name: tensor for name, tensor in state.items() if name not in gone}
+    save_file(left, tmp_path / "model.safetensors", {"format": "pt"})
+    assert tiecheck.check(tmp_path).findings == ()

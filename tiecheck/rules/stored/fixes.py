@@ -5,7 +5,7 @@ Rules import it where they have something to fix: a pass does not pay for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -27,12 +27,18 @@ PLAIN = ("float64", "float32", "float16", "bfloat16")
 
 
 def apart_or_one(
-    group: Group, groups: tuple[Group, ...], flags: Iterable[str], *, disagree: bool = False
+    group: Group,
+    groups: tuple[Group, ...],
+    flags: Iterable[str],
+    *,
+    disagree: bool = False,
+    stay: Collection[str] = (),
 ) -> tuple[Edit, ...]:
     """Return both ways out of a tied group whose stored values differ: no flag parts a group that the class forces.
 
     The member that stays is the one that the others are redirected to, since every loader looks for it. Flags are those
     that loaders read for it, dotted; the same untie more `groups`. `disagree`: they do not all say true yet.
+    `stay`: members that a loader keeps apart, and makes at random where they are not stored (the head of a T5).
     """
     written = sorted(flags)
     kept = main_member(group)
@@ -41,7 +47,8 @@ def apart_or_one(
     sure = kept is not None and (group.source is None or group.source == kept) and not (disagree and others)
     if sure and _is_plain(group):
         said = set_flags(written, value=True) if disagree else ()
-        edits.append(Edit("tied", LEFT_OVER, False, (*said, *drop_steps(n for n in group.stored_names if n != kept))))
+        gone = (name for name in group.stored_names if name != kept and name not in stay)
+        edits.append(Edit("tied", LEFT_OVER, False, (*said, *drop_steps(gone))))
     if not group.forced:
         also = (g for g in groups if flag_name(g) in written and not g.inferred and not g.forced)
         stored = [_stored_apart(other) for other in dict.fromkeys((*_under(group, groups), *also))]

@@ -108,6 +108,13 @@ def fates_text(views: tuple[LoaderView, ...], lost: str) -> str:
     return "; ".join(parts) + "." if parts else ""  # something else ends the load, and is told
 
 
+def lost_in_part(views: tuple[LoaderView, ...], lost: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of some members that are thrown away, where 4.57 ties a part of a group and says which (T5's)."""
+    said = {view.message for view in views if view.outcome in DISCARDED}
+    words = str(said.pop()).rpartition(" takes the place of ")[2] if len(said) == 1 else ""
+    return tuple(name for name in lost if name in words.replace(",", "").split()) or lost
+
+
 def readings_text(views: tuple[LoaderView, ...]) -> str:
     """Who reads which flag and what comes of it, a sentence for each reading."""
     alike: dict[tuple[str | None, bool | None, bool | None, str], list[LoaderView]] = {}

@@ -21,6 +21,7 @@ from tiecheck.rules.stored.groups import (
     flags_to_set,
     guess_confidence,
     losing_views,
+    lost_in_part,
     one_tensor_text,
     rows_text,
     severity_of,
@@ -81,7 +82,8 @@ class TrainedHeadDiscarded(Rule):
             if why_disputed(views) is not None and not any(view.outcome in DISCARDED for view in views):
                 continue  # nobody throws anything away; that the flags disagree is TIE103's to say
             kept = group.source if group.source in group.names else group.names[-1]
-            lost = tuple(n for n in group.names if n != kept and n not in group.missing)
+            others = tuple(n for n in group.names if n != kept and n not in group.missing)
+            lost = lost_in_part(views, others)
             fates = fates_text(views, listed(lost))
             from tiecheck.rules.stored.fixes import apart_or_one
 
@@ -96,7 +98,7 @@ class TrainedHeadDiscarded(Rule):
                 severity=None if losing_views(views) and not group.inferred else "warning",
                 confidence=guess_confidence(group),
                 hurts=losing_views(views) or None,
-                edits=apart_or_one(group, groups, flags_to_set(group, views)),
+                edits=apart_or_one(group, groups, flags_to_set(group, views), stay=set(others) - set(lost)),
                 no_mend="the tensor that the others are tied to is not stored under its name, and which of these is "
                 "the right one the files do not tell; save the model again from where it is whole.",
             )
