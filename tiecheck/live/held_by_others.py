@@ -44,7 +44,7 @@ def tensors_in_optimizers(
         held = tuple(slots.pop(id(tensor), ()))
         if held or tensor.requires_grad:
             names = user.all_of(places.names_of(tensor))
-            found.append(HeldTensor(names, tuple(tensor.shape), held, id(tensor) in tables))
+            found.append(HeldTensor(names, tuple(tensor.shape), held, id(tensor) in tables, tensor.requires_grad))
     for key, left in slots.items():
         if key not in foreign:
             found.append(HeldTensor((), tuple(tensors[key].shape), tuple(left), False))

@@ -92,6 +92,8 @@ class HeldTensor(Record):
     """Where it is held; empty for a parameter of the model that trains and is in no optimizer."""
     table: bool
     """True if an embedding registers it, or it is the weight of the model's output embedding."""
+    trains: bool = True
+    """False for one of the model's that is frozen."""
 
 
 class SharedAcross(Record):

@@ -32,7 +32,8 @@ class OptimizerHoldsOrphan(Rule):
     are in no group: something was replaced after the optimizer was made. An optimizer that holds another module's
     parameters beside all of this one's, or beside a part that alone is trained, is left alone. A head with the values
     of the embedding that is the only parameter in no group is a warning: it was separated from the embedding, or left
-    out by its name.
+    out by its name. An optimizer of which everything is frozen, while adapters train, was made before PEFT wrapped the
+    model, and is a warning.
 
     ## Why it is bad
     The tie is whole, gradients flow, the loss is finite, and nothing is learned: the step goes to a tensor that no
@@ -62,6 +63,16 @@ class OptimizerHoldsOrphan(Rule):
             told = [set(names) for names in groups]  # by declared-tie-not-applied or members-in-different-groups
             pairs = [pair for pair in equal_copies if not any(names.issuperset(pair) for names in told)]
             yield from _copies_left_out(mending, held_tensors, pairs)
+            adapters = tuple(sorted(name for held in lacking for name in held.names if ".lora_" in name))
+            if adapters and not any(held.trains for held in held_tensors if held.slots):
+                yield Draft(
+                    f"All that the optimizer holds is frozen, and {listed(adapters[:4])} are in no group of it: it was "
+                    "made before the adapters were, and no step changes anything.",
+                    adapters,
+                    (class_place(mending.class_name, "frozen in every group of the optimizer"),),
+                    severity="warning",
+                    no_mend="make the optimizer after get_peft_model.",
+                )
         stepped = any(held.names and held.slots for held in held_tensors)
         if not orphans or not lacking or (stepped and _far_more_lacks(orphans, lacking)):  # a part alone is trained
             return
@@ -86,6 +97,9 @@ class OptimizerHoldsOrphan(Rule):
         yield Case("a head is trained, with the weights of a loss", case_facts(orphan, case_held(case_slot()), *body))
         yield Case("a copy of the whole, of which a head is trained", case_facts(orphan, *body), finds=("error",))
         part = case_held(case_slot(), names=("a.weight",))
+        lora, frozen = case_held(names=("a.lora_A.default.weight",)), case_held(case_slot())._replace(trains=False)
+        yield Case("made before the adapters", case_facts(lora, frozen), finds=("warning",))
+        yield Case("something that trains is stepped", case_facts(lora, frozen, case_held(case_slot())))
         yield Case("only a part is trained", case_facts(lacking, part))
         copy, other = case_held(names=("b.weight",)), case_held(names=("c.weight",))
         pair = {"equal_copies": (("a.weight", "b.weight"),)}
