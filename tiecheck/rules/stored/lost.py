@@ -276,7 +276,7 @@ def _remedy(group: Group, lost: str) -> str:
         return "No flag helps here; transformers 4.57 loads it as it is."
     if group.strays:
         return ""
-    return f"If it was trained untied, {lost} is lost with its values: they are in none of these files."
+    return f"If it was trained untied, the values of {lost} are lost: they are in none of these files."
 
 
 def _why_lost(group: Group) -> str:
