@@ -128,7 +128,7 @@ def test_no_fix_is_offered_for_any_save_of_drawn_classes(tmp_path: Path) -> None
 
 
 def test_fixes_of_a_sample_are_right_in_transformers_5() -> None:
-    found = collect_mends(drawn(saves(), 140, 21), None)
+    found = collect_mends(drawn(saves(), 160, 21), None)
     counts = Counter(one.kind for one in found)
     assert not WRONG & counts.keys(), mends_page(found)
     assert counts["good"] > 20

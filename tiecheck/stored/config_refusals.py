@@ -142,17 +142,24 @@ def _rope_gaps(section: Section, model: ModelConfig, line: str) -> Iterator[tupl
     seen = set[str]()
     for field, needs in sorted(rope_needs(section.kind, line), reverse=True):
         full, texts, holder = _held_words(section, field, line)
-        if full in seen:
+        if full in seen or not texts:
             continue
         seen.add(full)
-        wanted = needs.get(texts[0], needs.get("*", [])) if texts else []
+        wanted = needs.get(texts[0], needs.get("*", []))
         if wanted is None:
             why = f"{full} is {json.dumps(texts[0])}, and this class was not seen to build with that"
             yield full, open_problem(why, line, model.path, full)
-        elif gone := [key for key in wanted if key not in holder and key not in section.data]:
-            why = f"{full} is {json.dumps(texts[0])}, and {listed(tuple(gone))} beside it is not there"
+            continue
+        gone = [key for key in wanted if not {key.rstrip("?")} & {*holder, *section.data}]
+        if not gone:
+            continue
+        absent = listed(tuple(key.rstrip("?") for key in gone))
+        why = f"{full} is {json.dumps(texts[0])}, and {absent} beside it is not there"
+        if any(not key.endswith("?") for key in gone):
             mend = "what stood there the files do not tell; take it from the config that it was trained with."
             yield full, class_problem(why, line, model.path, mend, full)
+        elif not {key for keys in needs.values() for key in keys or ()} & section.data.keys():
+            yield full, open_problem(why, line, model.path, full)
 
 
 def _held_words(section: Section, field: str, line: str) -> tuple[str, list[str], dict[str, Any]]:

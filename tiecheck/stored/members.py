@@ -240,6 +240,7 @@ class TensorFinder:
             if member.startswith(inside):
                 spelled += [other + member.removeprefix(inside) for other in others]
         bare = member.removeprefix(self.prefix)
-        spelled = [*spelled, bare] if self.bare else [one for one in spelled if one != bare or one == member]
+        bares = [one.removeprefix(self.prefix) for one in spelled]
+        spelled = [*spelled, *bares] if self.bare else [one for one in spelled if one != bare or one == member]
         spelled += [f"{self.prefix}{member}"] if self.doubled else []
         return spelled + ([f"{self.outer}.{member}"] if self.outer else [])

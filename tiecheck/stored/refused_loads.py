@@ -91,12 +91,16 @@ def _dtypes(section: Section, path: str) -> Iterator[LoadProblem]:
 
 
 def _quantisations(section: Section, model: ModelConfig) -> Iterator[LoadProblem]:
-    """Yield a quantisation that no load can be made with; 5 asks the section of the text too, and no line another."""
+    """Yield a quantisation that no load can be made with.
+
+    5 asks the section of the text too, and no line another; some classes of 4.57 have that of the text for their own
+    (Qwen2.5-VL). A null ends every load of 4.57.
+    """
     key = "quantization_config"
     held = section.data.get(key, ...)
     place = ".".join((*section.level, key))
     text, where = section.level[-1:] in {(word,) for word in TEXTS}, f"{model.path}:{place}"
-    if held is ... or (section.level and (held is None or (isinstance(held, dict) and not text))):
+    if held is ... or (section.level and isinstance(held, dict) and not text):
         return
     lines = ("5",) if section.level and isinstance(held, dict) else BOTH
     mend = f"take {place} out, where the weights are not quantised."
@@ -110,9 +114,12 @@ def _quantisations(section: Section, model: ModelConfig) -> Iterator[LoadProblem
         yield told(f"{where} is {shown(repr(held))[:60]}", *lines)
     elif held.get("quant_method") == "gptq":
         if "bits" not in held:
-            yield told(f"{where} is of gptq, and has no `bits`", *lines)
+            why = f"{where} is of gptq, and has no `bits`"
+            yield told(why, *lines)
+            yield from (open_problem(why, line, model.path, place) for line in BOTH if line not in lines)
     elif held.get("quant_method") is None and not (held.get("load_in_8bit") or held.get("load_in_4bit")):
         whole = held or section.level or not (config_structure(section.kind) or {"s": 1}).get("s")
-        yield told(f"{where} has no `quant_method`", *(lines if whole else ("4.57",)))
-        if not whole:  # 5 asks the config of the text then
-            yield open_problem(f"{where} is empty", "5", model.path, key)
+        sure = lines if whole else ("4.57",)  # 5 asks the config of the text then
+        why = f"{where} has no `quant_method`"
+        yield told(why, *sure)
+        yield from (open_problem(why, line, model.path, place) for line in BOTH if line not in sure)

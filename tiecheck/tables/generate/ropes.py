@@ -105,7 +105,8 @@ def _needs_of_class(asked: Perturber, words: KnownWords) -> Iterator[tuple[str, 
 def wanted_beside(asked: Perturber, holder: tuple[str, ...], word: str) -> list[str] | None:
     """Return the keys without which a class does not build with a rope type; None where it was seen to build with none.
 
-    What errors name is put in, with a number or as many numbers as they want, until the class builds.
+    What errors name is put in, with a number or as many numbers as they want, until the class builds. A key for which
+    one beside the holder may be enough has a question mark.
     """
     held: dict[str, Any] = {"rope_type": word}
     for _ in range(ROUNDS):
@@ -126,9 +127,9 @@ def wanted_beside(asked: Perturber, holder: tuple[str, ...], word: str) -> list[
     wanted = []
     for key in sorted(held.keys() - {"rope_type"}):
         less = {holder: {other: value for other, value in held.items() if other != key}}
-        outside = {(other,): 2 for other in rope_keys() if other != key}  # one beside the holder may be enough
-        if raised_by(asked, less) and raised_by(asked, outside | less):
-            wanted.append(key)
+        outside = {(other,): 2 for other in rope_keys() if other != key}
+        if raised_by(asked, less):
+            wanted.append(key if raised_by(asked, outside | less) else f"{key}?")
     return wanted
 
 

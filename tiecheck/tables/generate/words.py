@@ -123,24 +123,25 @@ def words_of_class(asked: Perturber, known: Container[str] = ()) -> Words:
     with contextlib.suppress(SlowClassError):
         candidates = _words_in_reach(asked)
         for field in _refused(asked, [field for field in _fields(asked) if ".".join(field) not in known]):
-            taken = list(_taken(asked, field, candidates))
             usual: Any = asked.owners[()].to_dict()
             for key in field:
                 usual = (usual or {}).get(key, "default")
+            taken = list(_taken(asked, field, usual, candidates))
             words = frozenset(word for names in taken for word in names)
             if usual in words:  # else what it takes is no word that is written anywhere
                 found[".".join(field)] = words, any(len(names) > 1 for names in taken)
     return found
 
 
-def _taken(asked: Perturber, field: tuple[str, ...], candidates: list[list[str]]) -> Iterator[list[str]]:
-    """Yield the words that a field takes; of a table of names that takes the first and the last, all."""
+def _taken(asked: Perturber, field: tuple[str, ...], usual: Any, candidates: list[list[str]]) -> Iterator[list[str]]:
+    """Yield the words that a field takes; of a table of which it takes the first, the last and the usual one, all."""
     raised = _error(asked, field, NONSENSE)
     for names in candidates:
-        ends = [word for word in dict.fromkeys((names[0], names[-1])) if _error(asked, field, word) != raised]
-        if len(ends) == 1 < len(names):
+        asked_for = {names[0], names[-1], *({usual} & set(names) if isinstance(usual, str) else ())}
+        taken = [word for word in sorted(asked_for) if _error(asked, field, word) != raised]
+        if taken and len(taken) < len(asked_for):
             yield from ([word] for word in names if _error(asked, field, word) != raised)
-        elif ends:
+        elif taken:
             yield names
 
 
