@@ -39,7 +39,7 @@ def said(olmo: str, accelerate: str) -> dict[str, Any]:
     try:
         python = python_with("hf-olmo", *NEEDS)
         path = (layer(f"ai2-olmo=={olmo}"), layer(f"accelerate=={accelerate}"))
-    except NotOnIndexError as error:
+    except NotOnIndexError as error:  # an index may drop old releases, and what they say is asked of nobody else
         pytest.skip(f"a release of 2024 that the index has lost: {error}")
     done = run_with(python, str(SCRIPT), path=path)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -31,6 +31,8 @@ class LoaderView(Record):
     """True where the loader takes the group for tied; None where that is not known."""
     stopped: bool = False
     """True where something else ends the whole load in this outcome, whatever the ties are."""
+    lost: tuple[str, ...] = ()
+    """Members that it throws away, where it ties a part of the group alone; empty where it is not told which."""
 
     @property
     def title(self) -> str:

@@ -134,7 +134,7 @@ def _empty_fields(section: Section, model: ModelConfig, line: str) -> Iterator[t
             full = ".".join((*section.level, key))
             why = f"{full} has no value, and none by default, with which the class is not built"
             mend = f"which value {full} had the files do not tell; take it from the config that it was trained with."
-            yield full, told_problem("field", (line,), "crash", "an error of the class", why, model.path, mend, (full,))
+            yield full, class_problem(why, line, model.path, mend, full)
 
 
 def _rope_gaps(section: Section, model: ModelConfig, line: str) -> Iterator[tuple[str, LoadProblem]]:

@@ -42,6 +42,7 @@ class Decision(Record):
     reads: str | None = None
     value: bool | None = None
     ties: bool | None = None
+    lost: tuple[str, ...] = ()
 
 
 class Loader(Record):

@@ -65,10 +65,9 @@ def ask_loaders(
 
 
 def _view(loader: Loader, versions: str, decision: Decision, situation: Situation) -> LoaderView:
-    outcome, message, reads, value, ties = decision
-    return LoaderView(
-        loader.name, versions, outcome, message, loader.checked, situation.group.names, reads, value, ties
-    )
+    outcome, message, reads, value, ties, lost = decision
+    names = situation.group.names
+    return LoaderView(loader.name, versions, outcome, message, loader.checked, names, reads, value, ties, lost=lost)
 
 
 def _releases(situation: Situation, newest: Decision, judge_for: Iterable[str]) -> Iterator[tuple[str, Decision]]:

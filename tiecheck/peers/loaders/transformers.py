@@ -124,7 +124,7 @@ def _four(situation: Situation) -> Decision | None:
             message = f"it looks for {listed(gone)}, and makes {pronoun_for(gone)} at random"
         return in_group_words(Decision(outcome, message, reads, value, False), situation)
     parts = _parts(older)
-    decisions = [Decision(*_of_part(part, whole, situation), ties=len(part) > 1) for part in parts]
+    decisions = [_of_part(part, whole, situation)._replace(ties=len(part) > 1) for part in parts]
     decision = worst_decision((*decisions, _passed_over(situation.group, older)))
     blind = next((part for part in decisions if part.outcome == "unknown"), None)
     if blind is not None and decision.outcome != "crash":
@@ -153,14 +153,14 @@ def _parts(older: tuple[Group, ...]) -> list[frozenset[str]]:
     return parts
 
 
-def _of_part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Outcome, str | None]:
+def _of_part(part: frozenset[str], whole: Group, situation: Situation) -> Decision:
     """Return what becomes of one part of a group, which has no head to lose where the head is in another part."""
     outcome, message = _part(part, whole, situation)
     known = part <= set(situation.group.names)  # else the head may be in it, under a name that only 4.57 has
     if outcome == "head-discarded" and known and situation.architecture.head not in part and whole.source in part:
-        lost = listed(tuple(sorted(part - {whole.source, *whole.missing})))
-        return GENERAL[outcome], f"{whole.source} takes the place of {lost}"
-    return outcome, message
+        lost = tuple(sorted(part - {whole.source, *whole.missing}))
+        return Decision(GENERAL[outcome], f"{whole.source} takes the place of {listed(lost)}", lost=lost)
+    return Decision(outcome, message)
 
 
 def _part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Outcome, str | None]:

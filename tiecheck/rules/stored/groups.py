@@ -110,9 +110,8 @@ def fates_text(views: tuple[LoaderView, ...], lost: str) -> str:
 
 def lost_in_part(views: tuple[LoaderView, ...], lost: tuple[str, ...]) -> tuple[str, ...]:
     """Return those of some members that are thrown away, where 4.57 ties a part of a group and says which (T5's)."""
-    said = {view.message for view in views if view.outcome in DISCARDED}
-    words = str(said.pop()).rpartition(" takes the place of ")[2] if len(said) == 1 else ""
-    return tuple(name for name in lost if name in words.replace(",", "").split()) or lost
+    told = {view.lost for view in views if view.outcome in DISCARDED}
+    return tuple(name for name in lost if len(told) == 1 and name in next(iter(told))) or lost
 
 
 def readings_text(views: tuple[LoaderView, ...]) -> str:

@@ -50,9 +50,8 @@ def head_witnesses(asked: Perturber, inside: tuple[str, ...], own: Iterable[str]
 def refused_switches(asked: Perturber, parts: tuple[InnerModel, ...]) -> list[tuple[Any, ...]]:
     """Return the truth values that a class refuses and its base model does not, as `Sizes.refused` has them."""
     flips = {field: other for field, other in asked.switches(()) if type(other) is bool}
-    known = {field.key for field in flips} | asked.owners[
-        ()
-    ].to_dict().keys()  # Hubert asks for another's `add_adapter`
+    known = {field.key for field in flips}.union(asked.owners[()].to_dict())
+    # Hubert asks for `add_adapter`, which its own config has not
     flips |= {Field((), key, -1, False): True for key in set(ASKED.findall(_source(asked))) - known}
     found = SizeChanges(asked, tuple(f"{part.prefix}." for part in parts))
     base = next((asked.model.get_submodule(part.prefix) for part in parts if not part.level), None)
