@@ -34,3 +34,7 @@ def test_it_is_told_where_a_step_changes_nothing(seed: int) -> None:
     assert still is early
     codes = {finding.code for finding in tiecheck.check(wrapped, optimizer=optimizer).findings}
     assert ("TIE707" in codes) is early
+    mended = made(wrapped.parameters(), lr=0.1)  # what the finding says
+    mended.step()
+    assert not all(map(torch.equal, before, wrapped.parameters()))
+    assert "TIE707" not in {finding.code for finding in tiecheck.check(wrapped, optimizer=mended).findings}
