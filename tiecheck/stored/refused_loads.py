@@ -58,7 +58,10 @@ def _foreign_sections(model: ModelConfig) -> Iterator[LoadProblem]:
     data = own_section(model, found[0]).data if found else model.data
     there = sorted(key for key in TEXTS if data.get(key) is not None)
     known = (config_structure(found[0]) if found else None) or {"s": TEXTS}
-    for key in (k for k in there if k not in known.get("s", ())):
+    older = (
+        (config_structure(found[0], "4.57") or {}).get("s", {}) if found else {}
+    )  # FSMT's decoder, which 5 takes too
+    for key in (k for k in there if k not in known.get("s", ()) and k not in older):
         why = f"{model.path}:{key} is no section of this config class, and is taken for the config of its text"
         words = known.get("m", {})
         if model.class_name in (words.get("*c"), words.get("*s")) and model.class_name != words.get("*"):
@@ -118,7 +121,8 @@ def _quantisations(section: Section, model: ModelConfig) -> Iterator[LoadProblem
             yield told(why, *lines)
             yield from (open_problem(why, line, model.path, place) for line in BOTH if line not in lines)
     elif held.get("quant_method") is None and not (held.get("load_in_8bit") or held.get("load_in_4bit")):
-        whole = held or section.level or not (config_structure(section.kind) or {"s": 1}).get("s")
+        texts = (config_structure(section.kind) or {"s": 1}).get("s") or TEXTS & section.data.keys()
+        whole = held or section.level or not texts
         sure = lines if whole else ("4.57",)  # 5 asks the config of the text then
         why = f"{where} has no `quant_method`"
         yield told(why, *sure)

@@ -126,7 +126,8 @@ def words_of_class(asked: Perturber, known: Container[str] = ()) -> Words:
             usual: Any = asked.owners[()].to_dict()
             for key in field:
                 usual = (usual or {}).get(key, "default")
-            taken = list(_taken(asked, field, usual, candidates))
+            plain = [["default"]] if field[-1] == "rope_type" else []  # which no table of 5 has, and classes may take
+            taken = list(_taken(asked, field, usual, candidates + plain))
             words = frozenset(word for names in taken for word in names)
             if usual in words:  # else what it takes is no word that is written anywhere
                 found[".".join(field)] = words, any(len(names) > 1 for names in taken)
