@@ -335,7 +335,8 @@ note, and a note that hurts one of them a warning. `llama.cpp` takes the number 
 commit. `value` is what the flag says that the loader reads; null means that it is not written, which is not false. A
 group that a loader has no notion of, and a class that it does not have, get no entry; where `--for` names that loader,
 the target is `unknown` and no pass. Of artefacts that are no checkpoint one loader each is looked at: llama.cpp of
-GGUF, transformers of adapters. Without it in `--for` the target is `unknown` too; so is ONNX with any `--for`.
+GGUF, transformers of adapters. Without it in `--for` the target is `unknown` too; so is ONNX with any `--for`. What
+mlx-lm quantised is judged by mlx-lm where `--for` names nobody: both lines of transformers raise for all of it.
 
 Releases of transformers 5 differ among themselves too. A table that the releases made themselves tells which groups
 each ties otherwise than the newest, and that before 5.4 stored members with equal values were kept apart. Where a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaForCausalLM
+from safetensors.numpy import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import tiecheck
 from tiecheck.peers.loaders.registry import MODULES, loaders_of
@@ -68,3 +70,44 @@ def test_one_of_the_named_loaders_reads_the_kind(make: Callable[[Path], Path], r
         if report.status != "pass":
             assert report.status == "unknown"
             assert all(name in (report.reason or "") for name in (*names, "was not looked at")), report.reason
+
+
+def packed_for_mlx(where: Path, bits: int, group: int) -> Path:
+    """Save a Llama that is not tied as mlx-lm packs it: words, scales and biases for each matrix."""
+    made = LlamaConfig(hidden_size=64, vocab_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=64)
+    made.tie_word_embeddings = False
+    model, packed = LlamaForCausalLM(made), {}
+    for name, value in model.state_dict().items():
+        if value.ndim != 2:
+            packed[name] = value.numpy()
+            continue
+        module, (rows, width) = name.removesuffix(".weight"), value.shape
+        packed[name] = np.zeros((rows, width * bits // 32), np.uint32)
+        packed |= {f"{module}.{part}": np.zeros((rows, width // group), "f2") for part in ("scales", "biases")}
+    made.architectures = ["LlamaForCausalLM"]
+    form = {"group_size": group, "bits": bits}
+    (where / "config.json").write_text(json.dumps(made.to_dict() | {"quantization": form, "quantization_config": form}))
+    save_file(packed, where / "model.safetensors", {"format": "mlx"})
+    return where
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 64), (8, 32), (2, 64)])
+def test_what_mlx_lm_packs_is_judged_by_mlx_lm(bits: int, group: int, tmp_path: Path) -> None:
+    """With its word kept in both keys, or in MLX's alone: transformers raises for both, and no pass asks for it."""
+    path = packed_for_mlx(tmp_path, bits, group)
+    for told in (("quantization", "quantization_config"), ("quantization",)):
+        config = json.loads((path / "config.json").read_text())
+        kept = {key: value for key, value in config.items() if not key.startswith("quantization") or key in told}
+        (path / "config.json").write_text(json.dumps(kept))
+        with pytest.raises((ValueError, RuntimeError), match=r"quant_method|ignore_mismatched_sizes"):
+            LlamaForCausalLM.from_pretrained(path)
+        (report,) = tiecheck.check(path).targets
+        assert report.status == "pass", report.reason
+        (named,) = tiecheck.check(path, judge_for=["transformers"]).targets
+        assert named.status == "unknown"
+    lacking = {name: value for name, value in load_file(path / "model.safetensors").items() if name != "lm_head.scales"}
+    save_file(lacking, path / "model.safetensors", {"format": "mlx"})
+    (report,) = tiecheck.check(path).targets
+    assert report.status == "unknown"
+    assert "crash in mlx-lm" in (report.reason or "")
+    assert "of which a part is not stored" in (report.reason or "")

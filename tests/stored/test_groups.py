@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 from pathlib import Path
@@ -264,6 +265,20 @@ def test_published_config_and_index_give_no_verdict_on_tying(pair: Path, tiechec
 WIDE = ("hidden_size", "d_model", "n_embd", "n_embed")
 
 
+MATRICES = {"embed_tokens", "lm_head", "word_embeddings", "wte", "embed_in"}
+OTHER_MATRICES = ("cls.predictions.decoder.weight", "transformer.ff_out.weight")
+
+
+def form_of(name: str, config: dict[str, Any], shape: tuple[int, int]) -> tuple[str, list[int]]:
+    """Return dtype and shape of a matrix or its companion: plain, or packed as mlx-lm does where the config says so."""
+    how = config.get("quantization")
+    if not how:
+        return "F16", list(shape)  # of another size than the config's, which no float could have
+    if name.endswith((".scales", ".biases")):
+        return "F16", [shape[0], shape[1] // how["group_size"]]
+    return "U32", [shape[0], shape[1] * how["bits"] // 32]
+
+
 @pytest.mark.parametrize("pair", pairs(indexed=True))
 def test_published_checkpoint_with_a_hole_for_data_is_sound(pair: Path, tmp_path: Path, tiecheck_cli) -> None:
     """Every index with headers that could be true: a matrix of the config's size for embedding and head."""
@@ -276,14 +291,11 @@ def test_published_checkpoint_with_a_hole_for_data_is_sound(pair: Path, tmp_path
     ends: dict[str, int] = {}
     for name, file in json.loads(index.read_text())["weight_map"].items():
         file = file.replace(".bin", ".safetensors")  # noqa: PLW2901
-        last = name.removesuffix(".weight").rpartition(".")[2]
-        matrix = last in {"embed_tokens", "lm_head", "word_embeddings", "wte", "embed_in"} or name.endswith(
-            ("cls.predictions.decoder.weight", "transformer.ff_out.weight")
-        )
-        shape = [rows, width] if matrix else [8]
+        matrix = name.removesuffix(".weight").rpartition(".")[2] in MATRICES or name.endswith(OTHER_MATRICES)
+        packed = name.endswith((".scales", ".biases"))
         begin = ends.get(file, 0)
-        ends[file] = begin + (2 * rows * width if matrix else 8)
-        dtype = "F16" if matrix else "I8"  # of another size than the config's, which no float could have
+        dtype, shape = form_of(name, config, (rows, width)) if matrix or packed else ("I8", [8])
+        ends[file] = begin + math.prod(shape) * {"I8": 1, "F16": 2, "U32": 4}[dtype]
         files.setdefault(file, {})[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, ends[file]]}
     for file, header in files.items():
         text = json.dumps(header).encode()

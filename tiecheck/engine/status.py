@@ -111,14 +111,15 @@ def report_status(
     raised = _raises(facts)
     blind = [fact.reason for name in TIES if name in facts and isinstance(fact := facts.get(name), Unknown)]
     unclear = [skip.reason for skip in answers.skips if skip.code in answers.unclear]
-    untold_groups = untold_reason(told_groups(facts), facts.known("loaders") or (), facts.known("live"), chosen)
+    views, home = facts.known("loaders") or (), _home(facts)
+    untold_groups = untold_reason(told_groups(facts), views, facts.known("live"), chosen, home)
     doubts = [
         problem.why
         for problem in facts.known("load_problems") or ()  # with no group, no loader's word bears them
         if (problem.outcome == "unknown" or problem.kind == "newer")  # a note at most, and no pass
         and (chosen is None or any(("transformers", line) in chosen for line in problem.versions))
     ]
-    unsaid = [] if config.select or config.ignore else _unsaid(answers.findings, facts.known("loaders") or (), chosen)
+    unsaid = [] if config.select or config.ignore else _unsaid(answers.findings, views, chosen, home)
     unlooked = _unlooked(facts, sorted({name for name, _ in chosen or ()}))
     reason = next(iter((*raised, *blind, *unlooked, *untold_groups, *doubts, *unsaid, *unclear)), None)
     if reason is None and answers.ran:
@@ -134,8 +135,20 @@ def _unlooked(facts: Facts, names: list[str]) -> Iterator[str]:
             yield f"--for names {listed(tuple(names))}, and what {they} of {what} was not looked at"
 
 
+def _home(facts: Facts) -> str:
+    """Return the loader that must be known where none is chosen: transformers, but for what mlx-lm quantised.
+
+    The lines of transformers raise for that: no `quant_method`, or packed words of another shape (4.57.6, 5.23).
+    """
+    config = facts.known("model_config")
+    if config is None or not isinstance(config.data.get("quantization"), dict):
+        return "transformers"
+    own = config.data.get("quantization_config")
+    return "transformers" if isinstance(own, dict) and "quant_method" in own else "mlx-lm"
+
+
 def _unsaid(
-    findings: list[Finding], views: tuple[LoaderView, ...], chosen: frozenset[tuple[str, str]] | None
+    findings: list[Finding], views: tuple[LoaderView, ...], chosen: frozenset[tuple[str, str]] | None, home: str
 ) -> Iterator[str]:
     """Yield each group that a loader loses though no rule says so: it is no pass, whoever was to tell."""
     serious = [finding for finding in findings if finding.severity != "info"]
@@ -144,9 +157,10 @@ def _unsaid(
     accepted = [finding for finding in serious if finding.suppressed is not None]
     whole = [finding.hurts for finding in accepted if members.isdisjoint(finding.names)]  # of a whole load
     for view in views:
-        must = view.among(chosen) and (chosen is not None or view.loader == "transformers")
+        must = view.among(chosen) and (chosen is not None or view.loader == home)
         if must and view.hurts and told.isdisjoint(view.names) and not any(h is None or view.title in h for h in whole):
-            yield f"{listed(view.names[:4])}: {view.outcome} in {view.title}, and no rule says why"
+            why = f" ({view.message})" if view.message else ""
+            yield f"{listed(view.names[:4])}: {view.outcome} in {view.title}{why}, and no finding tells it"
 
 
 def told_groups(facts: Facts) -> tuple[Group, ...]:
@@ -192,10 +206,11 @@ def untold_reason(
     views: tuple[LoaderView, ...],
     live: LiveModel | None,
     chosen: frozenset[tuple[str, str]] | None,
+    home: str = "transformers",
 ) -> Iterator[str]:
     """Yield what keeps static groups from a pass: who decides, or what becomes of one in a loader that must be known.
 
-    That is one of the chosen, or without any the lines of transformers. The live layer answers for a guessed group.
+    That is one of the chosen, or without any the form's own. The live layer answers for a guessed group.
     """
     for claim in live.declared if live is not None else ():
         if claim.kind == "absent" and (claim.parts or not _computed_from_one(claim, live)):  # replaced, or parted below
@@ -206,7 +221,7 @@ def untold_reason(
         names = listed(group.names[:4])
         if group.declared is None:
             yield f"{names}: {group.reason or 'nobody says whether they are one tensor'}"
-        must = [v for v in views if (v.loader == "transformers" if chosen is None else v.among(chosen))]
+        must = [v for v in views if (v.loader == home if chosen is None else v.among(chosen))]
         must = list(views) if chosen is None and not must else must  # a vendor's own format
         blind = [v for v in must if v.outcome == "unknown" and v.names == group.names]
         if blind:
