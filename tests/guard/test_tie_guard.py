@@ -675,3 +675,12 @@ def test_no_way_back_is_told_where_every_member_was_moved() -> None:
         list(map(parametrizations.weight_norm, model.values()))
     assert "both sides alike" in str(caught.value)
     assert "model.wte.weight =" not in str(caught.value)
+
+
+def test_the_package_is_the_function_of_its_name() -> None:
+    """By an import of the package itself too, since one of any module in it binds `tiecheck.guard` to that."""
+    import tiecheck.guard as package
+
+    model = gpt2()
+    with pytest.raises(tiecheck.TieBroken), package(model):
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())

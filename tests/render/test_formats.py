@@ -22,7 +22,7 @@ import pytest
 
 import tiecheck
 from tiecheck.records.report import SEVERITIES, Error, Finding, Location, Report, Skip, TargetReport
-from tiecheck.render import concise, github, gitlab, jsonl, junit, sarif
+from tiecheck.render import concise, github, gitlab, jsonl, junit, mlinter, sarif
 from tiecheck.render.html import SHEET
 from tiecheck.render.json import json_document
 from tiecheck.render.loader_strip import loader_strip, outcome_mark
@@ -147,7 +147,7 @@ def count_all(report: Report) -> dict[str, dict[str, int]]:
     assert page.open == []
     strong = [attributes.get("class") for tag, attributes in page.seen if tag == "strong"]
     told["html"] = {s: strong.count(s) for s in SEVERITIES}
-    document = json.loads(rendered(report, "mlinter"))
+    document = json.loads(rendered(report, mlinter))
     told["mlinter"] = dict.fromkeys(SEVERITIES, 0)  # what stands in no file cannot be posted, and is not there
     placed = [one for one in placed_findings(report) if one.path is not None]
     for one in placed:
@@ -283,7 +283,7 @@ def test_the_linter_of_transformers_writes_the_same_shape(tmp_path: Path, monkey
     asked = ["-m", "mlinter", "--no-progress", "--no-cache", "--output-json", "theirs.json", "modeling_x.py"]
     subprocess.run([sys.executable, *asked], capture_output=True, check=False)
     theirs = json.loads(Path("theirs.json").read_text())
-    ours = json.loads(rendered(tiecheck.check("modeling_x.py"), "mlinter"))
+    ours = json.loads(rendered(tiecheck.check("modeling_x.py"), mlinter))
     assert list(ours) == list(theirs)
     for document in (ours, theirs):
         rows, rules = document["findings"], document["rules"]
