@@ -106,6 +106,8 @@ def credulous(path: Path) -> Said:
     return said._replace(report=said.report._replace(status="pass", findings=()), views=views)
 
 
+APART = (("tie_word_embeddings", False),)
+
 MENDED = [
     Case("DebertaV2ForMaskedLM", "deberta-v2", (), (SetKey("legacy", value=False),)),
     Case(
@@ -121,6 +123,8 @@ MENDED = [
     Case("PLBartForSequenceClassification", "plbart", (), (Unprefixed(rest=True),)),
     Case("Qwen3MoeForCausalLM", "qwen3_moe"),
     Case("Qwen3VLForConditionalGeneration", "qwen3_vl"),
+    Case("CamembertForMaskedLM", "camembert", APART, (Stored(0, ("lm_head.decoder.bias",)),)),
+    Case("RobertaForCausalLM", "roberta", APART, (Written(0, "lm_head.bias", "other"),)),  # which nothing reads
     Case("SamModel", "sam", (), (Flatten("prompt_encoder_config"),)),
     Case("T5Gemma2ForSequenceClassification", "t5gemma2", (), (SetKey("decoder.hidden_size", 63),)),
     Case("UdopModel", "udop"),

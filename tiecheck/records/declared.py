@@ -138,3 +138,5 @@ class Architecture(Record):
     """True where a class of 4.57 loads with code of its own that looks after missing members (LongT5)."""
     takes: frozenset[str] = frozenset()
     """Biases that a class of 4.57 takes for their whole group where they alone are stored (Luke's)."""
+    unread: frozenset[str] = frozenset()
+    """Biases of tied groups that no forward pass reads where they are tensors of their own (RoBERTa's first)."""

@@ -128,6 +128,7 @@ def _load(
         tried=frozenset({(), *(tuple(level.split(".")) for level in tried if level)}),
         repairs="f" in about,
         takes=frozenset(about.get("b", ())),
+        unread=frozenset(about.get("u", ())),
     )
     inside = any(isinstance(held, dict) and "model_type" in held for held in (config or {}).values())
     return _with_parts(found, shapes, table, model_type, config or {}) if ties and inside else found

@@ -128,7 +128,8 @@ class Written(Mutator):
         if not there:
             return
         value = next(iter(there.values()))
-        if self.how != "same" and (not value.is_floating_point() or value.dim() != 2):
+        bias = value.dim() == 1 and self.how in ("other", "row", "scaled")
+        if self.how != "same" and (not value.is_floating_point() or not (value.dim() == 2 or bias)):
             return
         for name in draft.save.groups[self.group] if self.member is None else (self.member,):
             draft.tensors[draft.files[name]] = CHANGES[self.how](there.get(name, value).clone())

@@ -99,7 +99,13 @@ def decide_five(situation: Situation) -> Decision:
         outcome = "embedding-random" if situation.architecture.embedding in group.missing else "head-random"
     if outcome == "tied" and group.stored == "copy" and group.comparison is not None and group.comparison.nan:
         outcome, message = FIVE.differ  # it asks torch.equal, and a NaN is equal to nothing
+    if outcome in RANDOM and situation.architecture.unread.issuperset(group.missing):
+        outcome, message = "kept-apart", _unread(group.missing, "comes out random")
     return in_group_words(Decision(outcome, message, reads, value, group.declared), situation)
+
+
+def _unread(names: tuple[str, ...], ends: str) -> str:
+    return f"{listed(names)} {ends}, which no forward pass reads"
 
 
 def _four(situation: Situation) -> Decision | None:
@@ -159,6 +165,8 @@ def _of_part(part: frozenset[str], whole: Group, situation: Situation) -> Decisi
     known = part <= set(situation.group.names)  # else the head may be in it, under a name that only 4.57 has
     if outcome == "head-discarded" and known and situation.architecture.head not in part and whole.source in part:
         lost = tuple(sorted(part - {whole.source, *whole.missing}))
+        if lost and situation.architecture.unread.issuperset(lost):
+            return Decision("tied", _unread(lost, "is thrown away"))
         return Decision(GENERAL[outcome], f"{whole.source} takes the place of {listed(lost)}", lost=lost)
     return Decision(outcome, message)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from tiecheck.tables.generate.build import is_older_line
 from tiecheck.tables.generate.classes import ClassCandidate, class_candidates, resolve_classes
-from tiecheck.tables.generate.head_scale import head_scale_tag
+from tiecheck.tables.generate.head_scale import head_scale_tag, unread_biases
 from tiecheck.tables.generate.inner_models import inner_models, other_groups
 from tiecheck.tables.generate.probe import Probe, ProbedGroup, probe_class
 from tiecheck.tables.generate.regroup import groups_by_field
@@ -31,7 +31,8 @@ def row_of(candidate: ClassCandidate) -> Row:
         raise ValueError("its constructor ends without post_init, so that from_pretrained raises")
     if not groups:
         return Row(candidate.class_name, candidate.model_type, (), "", "", about_of(asked.model, only_headed=True))
-    # What multiplies the logits is asked of the newest transformers alone: it is a matter of the model, not the loader.
+    # What multiplies the logits, and which biases are read, is asked of the newest transformers alone: they are
+    # matters of the model, not of the loader.
     names = {name for group in groups for name in group.names}
     tag = "" if is_older_line() else head_scale_tag(asked.model, config_class, asked.full, names)
     shapes: tuple[str, ...] = ()
@@ -40,8 +41,11 @@ def row_of(candidate: ClassCandidate) -> Row:
     for key, model_type, others, built in other_groups(asked, groups):
         inner = {group.names: {key: {model_type: group.bits}} for group in others}
         shapes += shapes_of(others, spellings_of(built, others), inner, built.model)
+    biases = [group.names for group in groups if all(name.endswith(".bias") for name in group.names)]
+    unread = unread_biases(model_class, config_class, asked.full, biases) if biases and not is_older_line() else []
     tried = ",".join(".".join(level) for level in asked.nested)
-    return Row(candidate.class_name, candidate.model_type, tuple(sorted(shapes)), tag, tried, about_of(asked.model))
+    about = about_of(asked.model, unread=unread)
+    return Row(candidate.class_name, candidate.model_type, tuple(sorted(shapes)), tag, tried, about)
 
 
 def spellings_of(asked: Probe, groups: list[ProbedGroup]) -> dict[str, tuple[str, ...]]:

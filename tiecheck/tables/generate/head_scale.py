@@ -141,6 +141,32 @@ def _measure(model: Any, head: Any) -> float | None:
     return float(rms.mean() * ratio.mean()) if all(steady) else None
 
 
+def unread_biases(
+    model_class: Any, config_class: Any, data: dict[str, Any], groups: list[tuple[str, ...]]
+) -> list[str]:
+    """Return those of some groups of biases that no forward pass reads where each is a tensor of its own.
+
+    Such is RoBERTa's first, beside that of its decoder. None is told of a group that the pass does not come to, nor
+    where the tiny build fails.
+    """
+    import torch
+
+    try:
+        small = tiny_config(data, config_class.from_dict(copy.deepcopy(data)), *PLANS[0][0])
+        model = model_class(config_of(model_class, config_class, small)).float().eval()
+        names = [name for members in groups for name in members]
+        apart = [torch.nn.Parameter(model.get_parameter(name).detach().clone()) for name in names]
+        for name, bias in zip(names, apart, strict=True):
+            path, _, last = name.rpartition(".")
+            setattr(model.get_submodule(path), last, bias)
+        sums = [out.sum() for out in model(**_inputs(model)).values() if isinstance(out, torch.Tensor)]
+        reached: tuple[Any, ...] = torch.autograd.grad(torch.stack(sums).sum(), apart, allow_unused=True)
+    except Exception:  # noqa: BLE001 - a tiny build is a guess, and a wrong one may fail in any way
+        return []
+    unread = {name for name, gradient in zip(names, reached, strict=True) if gradient is None}
+    return sorted(name for members in groups if not unread.issuperset(members) for name in unread & {*members})
+
+
 def _inputs(model: Any) -> dict[str, Any]:
     """Random ids; an encoder that wants something else is left out, with its output made up."""
     import torch

@@ -55,10 +55,11 @@ class Row(NamedTuple):
     """Words of the class about itself, as JSON (`about_of`); empty for a class without groups and without a head."""
 
 
-def about_of(model: Any, *, only_headed: bool = False) -> str:
+def about_of(model: Any, *, only_headed: bool = False, unread: list[str] | None = None) -> str:
     """Embedding, head, base model prefix and declared ties of a built model, as JSON; patterns stay as declared.
 
-    `f` is there where a class of 4.57 mends what is missing by itself, `b` where it takes a stored bias for its group.
+    `f` is there where a class of 4.57 mends what is missing by itself, `b` where it takes a stored bias for its group,
+    `u` where biases of groups are `unread` by every forward pass.
 
     With `only_headed`, empty for a model that does not have both embedding and head.
     """
@@ -69,6 +70,7 @@ def about_of(model: Any, *, only_headed: bool = False) -> str:
         "d": [[path, [list(pair) for pair in pairs]] for path, pairs in _declared(model)],
         "f": int(is_older_line() and repairs_missing(model)),
         "b": taken_biases(model) if is_older_line() else [],
+        "u": unread or [],
     }
     if only_headed and not (found["i"] and found["h"]):
         return ""
