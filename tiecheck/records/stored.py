@@ -85,6 +85,11 @@ class Checkpoint(Record):
             return "a pickle on a remote store, which is never read"
         return "a file that is not here"
 
+    @property
+    def by_mlx(self) -> bool:
+        """True where mlx-lm or mlx-vlm wrote it: under names of its own module, which need not be the class's."""
+        return any((shard.notes or {}).get("format") == "mlx" for shard in self.shards)
+
     def names(self) -> Iterator[str]:
         """Yield every stored name, those of absent shards by the index included, each once.
 

@@ -15,6 +15,7 @@ from tiecheck.records.words import Unknown
 from tiecheck.stored.members import UNREAD, Values, stored_group
 
 HANGS_ON_CONFIG = "its names depend on the config, and the table has those of the default config"
+BY_MLX = "mlx-lm or mlx-vlm wrote it, under names of its own, which were not followed"
 
 
 class _Claim(Record):
@@ -204,7 +205,13 @@ def _from_table(
             reason=HANGS_ON_CONFIG,
         )
     found = stored_group(group, checkpoint, pairs, values, None)
+    if spec.source in found.missing and checkpoint.by_mlx and not _has_prefix(checkpoint, architecture.prefix):
+        return found._replace(stored="unknown", anchored=False, reason=BY_MLX)
     return _misfit(found, pairs) if spec.unlike else found
+
+
+def _has_prefix(checkpoint: Checkpoint, prefix: str) -> bool:
+    return any(name.startswith(f"{prefix}.") for name in checkpoint.names())
 
 
 def _misfit(group: Group, pairs: list[tuple[str, str]]) -> Group:

@@ -111,7 +111,7 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
             yield told_problem("nested", BOTH, outcome, message, why, shard.path, "", names, edits)
     if not _is_of_5_alone(model):
         yield from _refused_formats(checkpoint, names)
-    if not any(shard.nested for shard in checkpoint.shards):
+    if not checkpoint.by_mlx and not any(shard.nested for shard in checkpoint.shards):
         yield from _bare_names(model, checkpoint, file)
     sections = (model.data, *(held for held in model.data.values() if isinstance(held, Mapping)))
     if any("expert" in key for section in sections for key in section):

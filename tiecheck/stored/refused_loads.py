@@ -37,7 +37,7 @@ TEXTS = frozenset({"decoder", "generator", "text_config"})
 
 def refused_loads(model: ModelConfig, checkpoint: Checkpoint, folder: str) -> Iterator[LoadProblem]:
     """Yield what ends every load of a directory that is meant for transformers; what mlx-lm wrote is for mlx-lm."""
-    if "quantization" in model.data or any((shard.notes or {}).get("format") == "mlx" for shard in checkpoint.shards):
+    if "quantization" in model.data or checkpoint.by_mlx:
         return
     for section in made_sections(model):
         yield from _dtypes(section, model.path)

@@ -42,7 +42,12 @@ def _prefix(
 ) -> tuple[str | None, tuple[str, str] | None]:
     """Return the text before every stored name, such that without it the class would find its own."""
     spelt = {other for spec in architecture.ties for others in spec.spellings.values() for other in others}
-    if not own or not may_be_wrapped(checkpoint) or any(name in checkpoint for name in {*own, *spelt}):
+    if (
+        not own
+        or checkpoint.by_mlx
+        or not may_be_wrapped(checkpoint)
+        or any(name in checkpoint for name in {*own, *spelt})
+    ):
         return None, None
     endings = tuple(f".{member}" for member in own)
     for shard in checkpoint.shards:

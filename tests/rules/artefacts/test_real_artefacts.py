@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import itertools
 import json
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,9 @@ from rule_failures import llama, set_flag
 
 import tiecheck
 from tiecheck.records.report import TargetReport
+from tiecheck.tables.generate.classes import class_candidates, resolve_classes
+from tiecheck.tables.generate.head_scale import tiny_config
+from tiecheck.tables.generate.probe import Probe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -113,6 +120,70 @@ def test_a_directory_of_mlx_is_told_as_mlx_lm_loads_it(seed: int, tmp_path: Path
         assert not report.findings
     if report.status == "pass":
         assert truth != "crash"
+
+
+def mlx_classes() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """The classes of generative models that mlx-lm has a model of, with a small config; those that build."""
+    utils = pytest.importorskip("mlx_lm.utils")
+    models = Path(utils.__file__).parent / "models"
+    types = {path.stem for path in models.glob("*.py")} | utils.MODEL_REMAPPING.keys()
+    for candidate in class_candidates():
+        if candidate.model_type in types and candidate.class_name.endswith(GENERATIVE):
+            with contextlib.suppress(Exception):  # some do not build by default
+                model_class, config_class = resolve_classes(candidate)
+                asked = Probe(model_class, config_class, {})
+                yield candidate.class_name, model_class, tiny_config(asked.full, asked.config, 64, 2)
+
+
+GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+HEADS = ("lm_head.weight", "embed_out.weight", "proj_out.weight")
+
+
+@pytest.mark.slow
+def test_what_mlx_lm_writes_of_any_class_is_no_finding(tmp_path: Path) -> None:
+    """By classes that it loads: plain and packed, tied and not, under the names of its own modules."""
+    from mlx.utils import tree_flatten
+
+    wrong, judged_ones = {}, 0
+    for (name, model_class, small), tied in itertools.product(mlx_classes(), (True, False)):
+        data = copy.deepcopy(small)
+        for level in (
+            data,
+            *(held for key, held in data.items() if key.endswith("_config") and isinstance(held, dict)),
+        ):
+            level["tie_word_embeddings"] = tied
+        for bits in (0, 4):
+            where = tmp_path / f"{name}-{tied}-{bits}"
+            try:  # mlx-lm wants other sizes of some, and keys of 4.x
+                mlx_written(model_class, data, bits, where)
+                model, _ = import_module("mlx_lm.utils").load_model(where / "packed")
+            except (Exception, SystemExit):  # noqa: BLE001  # its OLMo ends the process without a package of its own
+                break
+            kept = any(
+                one.endswith(tuple(f".{head}" for head in HEADS)) or one in HEADS
+                for one, _ in tree_flatten(model.parameters())
+            )
+            report = judged(where / "packed")
+            said = {view.outcome for view in report.loaders if view.loader == "mlx-lm"}
+            loud = {finding.code for finding in report.findings if finding.severity != "info"} - {"TIE107"}  # SGLang
+            judged_ones += 1
+            if loud or not said <= {"kept-apart" if kept else "tied", "unknown"}:
+                wrong[where.name] = loud, said, kept
+    assert wrong == {}
+    assert judged_ones > 60
+
+
+def mlx_written(model_class: Any, data: dict[str, Any], bits: int, where: Path) -> None:
+    """Save a model of a class, and let mlx-lm write it, packed if bits are given."""
+    utils = import_module("mlx_lm.utils")
+    torch.manual_seed(0)
+    model_class(model_class.config_class.from_dict(copy.deepcopy(data))).save_pretrained(where / "plain")
+    model, config = utils.load_model(where / "plain")
+    if bits:
+        model, config = utils.quantize_model(model, config, 32, bits)
+    (where / "packed").mkdir()
+    utils.save_model(where / "packed", model)
+    utils.save_config(config, where / "packed" / "config.json")
 
 
 @pytest.mark.parametrize(("tied", "ignored"), [*itertools.product((True, False), repeat=2)])

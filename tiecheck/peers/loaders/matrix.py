@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.files.model_config import FLAG_KEYS, VENDOR_NAME
@@ -15,7 +16,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Group, StoredTensor
 from tiecheck.records.words import RANDOM, Unknown
-from tiecheck.stored.groups import build_groups
+from tiecheck.stored.groups import BY_MLX, build_groups
 from tiecheck.stored.members import compare_members
 from tiecheck.stored.older_names import as_older_reads
 
@@ -41,8 +42,8 @@ def loader_views(  # noqa: PLR0913, PLR0917  # what a load hangs on
         return ask_loaders((Situation(config, architecture, g, None) for g in groups), loaders_of(("vllm",)))
     situations = tuple(_situations(config, architecture, checkpoint, groups))
     views = _all_or_none(ask_loaders(situations, loaders_of(), judge_for)) if situations else ()
-    unproven = {group.names: reason for group in groups for reason in _unproven(config, group)}
-    views = tuple(_held_back(view, unproven.get(view.names)) for view in views)
+    unproven = {group.names: tuple(_unproven(config, group)) for group in groups}
+    views = tuple(reduce(_held_back, unproven.get(view.names, ()), view) for view in views)
     form = config.data.get("quantization") if config is not None else None
     parts = {g.names for g in groups if any(_in_part(form, checkpoint, name) for name in g.names)}
     promised = {g.names for g in groups if any(n in checkpoint.weight_map and n not in checkpoint for n in g.missing)}
@@ -145,7 +146,8 @@ def _unproven(config: ModelConfig | None, group: Group) -> Iterator[_Unproven]:
     if not set(group.stored_names) <= set(group.names):
         yield _Unproven("stored under other names than the class's, and what it makes of those was not read", "", True)
     mlx = "mlx-lm" if isinstance(data.get("quantization"), dict) else ""
-    if group.stored == "unknown" and len(group.stored_names) < len(group.names) and not group.packed:
+    named = not group.packed or group.reason == BY_MLX
+    if group.stored == "unknown" and len(group.stored_names) < len(group.names) and named:
         yield _Unproven(group.reason or "a member may be stored in another form", "", True)
     if group.packed:
         yield _Unproven("stored as packed words of a quantised form, with which it was not looked at", mlx, False)
@@ -153,8 +155,8 @@ def _unproven(config: ModelConfig | None, group: Group) -> Iterator[_Unproven]:
         yield _Unproven("the files are quantised, and it was not looked at with such", mlx, not mlx)
 
 
-def _held_back(view: LoaderView, why: _Unproven | None) -> LoaderView:
-    if why is None or view.loader == why.but or view.outcome == "unknown":
+def _held_back(view: LoaderView, why: _Unproven) -> LoaderView:
+    if view.loader == why.but or view.outcome == "unknown":
         return view
     if why.engines and view.loader == "transformers":
         return view

@@ -44,12 +44,14 @@ def _decide(situation: Situation) -> Decision | None:
         read = _flag(situation, level, default)
         if read.ties is None:
             return Decision("crash", ABSENT, read.dotted)
-    if read.ties is False and not situation.group.stored_names:
+    stored = stored_pair(situation)
+    if tie == "absent":
+        read = read._replace(ties=not stored.targets)
+    if read.ties is False and not situation.group.stored_names and not head.startswith("unknown"):
         embedding, head_name = embedding_and_head(situation)
         return Decision(
             "crash", f"Missing 2 parameters: {head_name}, {embedding}.", read.dotted or None, read.value, False
         )
-    stored = stored_pair(situation)
     _, name = embedding_and_head(situation)
     packed = any(tensor.packed for tensor in situation.group.tensors if tensor.name.endswith(name))
     if packed and read.ties and stored.targets and head in {"skip", "refuse"}:
@@ -74,8 +76,10 @@ def _policy(head: str, situation: Situation) -> Policy:
     if head == "refuse":
         extra: Ending = ("crash", f"Received 1 parameters not in model: {head_name}.")
         return lost._replace(differ=extra, equal=extra, shapes=extra, no_source=extra)
+    if not head.startswith("unknown"):
+        return lost
     reason: Ending = ("unknown", head.partition(":")[2])
-    return lost._replace(differ=reason, equal=reason, shapes=reason, no_source=reason)
+    return Policy(**(dict.fromkeys(Policy._fields, reason) | {"no_target": lost.no_target}))
 
 
 def _flag(situation: Situation, level: str, default: str) -> FlagRead:

@@ -49,6 +49,8 @@ def _facts(model: Class) -> ClassFacts:
         return ClassFacts(f"unknown:{reason}")
     if facts.tie == "inner":
         return _composite(model, facts)
+    if facts.tie == "absent":
+        return facts
     try:
         head = _sanitized(model)
     except Unrecognised as reason:
@@ -105,6 +107,8 @@ def _inner(value: ast.expr) -> tuple[str, str] | None:
 
 def _flagged(owner: Class, init: ast.FunctionDef, made: list[tuple[tuple[ast.expr, bool], ...]]) -> ClassFacts:
     if all(not above for above in made):
+        if _tied_where_absent(owner):
+            return ClassFacts("absent")
         if any(mentions_text(o.node, FLAG) for o in class_lineage(owner)):
             raise Unrecognised(f"a head of its own, yet the class mentions {FLAG}")
         return ClassFacts("never")
@@ -124,6 +128,16 @@ def _flagged(owner: Class, init: ast.FunctionDef, made: list[tuple[tuple[ast.exp
     if any(dotted_chain(s.value) not in {f"args.{FLAG}", f"config.{FLAG}"} for s in kept):
         raise Unrecognised("the flag is set by the model itself")
     return ClassFacts("flag", default=_default(owner))
+
+
+def _tied_where_absent(owner: Class) -> bool:
+    """Tell whether `sanitize` sets the flag of the model, where no head is stored (Gemma3)."""
+    defined = nearest_method(owner, "sanitize")
+    for statement, above in walked_statements(defined[1].body) if defined is not None else ():
+        if isinstance(statement, ast.Assign) and dotted_chain(statement.targets[0]) == f"self.{FLAG}":
+            stored = [ast.unparse(test) == "'lm_head.weight' not in weights" and value for test, value in above]
+            return stored == [True] and ast.unparse(statement.value) == "True"
+    return False
 
 
 def _default(owner: Class) -> str:
