@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from tiecheck.files.model_config import FLAG_KEYS, VENDOR_NAME
 from tiecheck.peers.loaders.loader_rules import UNLIKE, Situation
+from tiecheck.peers.loaders.mlx_lm import is_stored_in_part
 from tiecheck.peers.loaders.registry import ask_loaders, loaders_of
 from tiecheck.peers.loaders.transformers import FIVE, FOUR
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
-from tiecheck.records.stored import Checkpoint, Group, StoredTensor
+from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import RANDOM, Unknown
 from tiecheck.stored.groups import BY_MLX, build_groups
 from tiecheck.stored.members import compare_members
@@ -45,7 +46,7 @@ def loader_views(  # noqa: PLR0913, PLR0917  # what a load hangs on
     unproven = {group.names: tuple(_unproven(config, group)) for group in groups}
     views = tuple(reduce(_held_back, unproven.get(view.names, ()), view) for view in views)
     form = config.data.get("quantization") if config is not None else None
-    parts = {g.names for g in groups if any(_in_part(form, checkpoint, name) for name in g.names)}
+    parts = {g.names for g in groups if any(is_stored_in_part(form, checkpoint, name) for name in g.names)}
     promised = {g.names for g in groups if any(n in checkpoint.weight_map and n not in checkpoint for n in g.missing)}
     views = tuple(_left_on_meta(view) if view.names in promised else view for view in views)
     unfit = "a packed matrix of which a part is not stored, or does not fit"
@@ -69,32 +70,6 @@ def _left_on_meta(view: LoaderView) -> LoaderView:
         return view
     why = "the index names it, so that it stays on the meta device without a word, and the first forward pass fails"
     return view._replace(outcome="crash", message=why)
-
-
-def _in_part(form: object, checkpoint: Checkpoint, name: str) -> bool:
-    """Tell whether a matrix is stored in parts that mlx-lm does not load: some alone, or of other bits than are asked.
-
-    A module is packed where the config has a word of its own for it, else where its scales are stored (`load_model`).
-    """
-    module = name.removesuffix(".weight")
-    parts = [checkpoint.tensor(f"{module}.{part}") for part in ("weight", "scales", "biases")]
-    if not isinstance(form, dict) or not any(parts):
-        return False
-    own = form.get(module, parts[1] is not None)
-    how = form | own if isinstance(own, dict) else form
-    if how.get("mode", "affine") != "affine":
-        return False
-    if own:
-        return not all(parts) or not _fits(parts, how.get("bits"), how.get("group_size"))
-    return parts[0] is None or parts[0].packed or any(parts[1:])
-
-
-def _fits(parts: list[StoredTensor | None], bits: object, size: object) -> bool:
-    """Tell whether the words of a packed matrix are as many as its scales ask for; true where that is not known."""
-    widths = [part.shape[-1] for part in parts[:2] if part is not None and part.shape]
-    if not isinstance(bits, int) or not isinstance(size, int) or len(widths) < 2:
-        return True
-    return widths[0] * 32 == widths[1] * size * bits
 
 
 def _all_or_none(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
@@ -146,8 +121,8 @@ def _unproven(config: ModelConfig | None, group: Group) -> Iterator[_Unproven]:
     if not set(group.stored_names) <= set(group.names):
         yield _Unproven("stored under other names than the class's, and what it makes of those was not read", "", True)
     mlx = "mlx-lm" if isinstance(data.get("quantization"), dict) else ""
-    named = not group.packed or group.reason == BY_MLX
-    if group.stored == "unknown" and len(group.stored_names) < len(group.names) and named:
+    lacks = group.stored == "unknown" and len(group.stored_names) < len(group.names)
+    if lacks and (not group.packed or group.reason == BY_MLX):
         yield _Unproven(group.reason or "a member may be stored in another form", "", True)
     if group.packed:
         yield _Unproven("stored as packed words of a quantised form, with which it was not looked at", mlx, False)

@@ -9,7 +9,8 @@
   (`Missing 1 parameters: lm_head.weight.`). Bytes are never compared.
 
 Which model does which: `tiecheck/tables/engines.txt`, made from `mlx_lm/models/*.py`. Unquantised models are meant, and
-those that it packs itself, as weight, scales and biases: of a stored head `sanitize` takes the weight alone.
+those that it packs itself, as weight, scales and biases: of a stored head `sanitize` takes the weight alone. A model
+may tie where no head is stored (`absent`; Gemma 3).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tiecheck.peers.loaders.engines import (
     split_by_run,
 )
 from tiecheck.peers.loaders.loader_rules import Decision, Loader, Policy, Situation, outcome_of, stored_pair
+from tiecheck.records.stored import Checkpoint, StoredTensor
 
 VERSION = "0.32.2"
 RAN = frozenset({"llama", "qwen2", "gemma2", "qwen3", "olmo2", "starcoder2"})
@@ -62,6 +64,32 @@ def _decide(situation: Situation) -> Decision | None:
         )
     outcome, message = outcome_of(read.ties, stored, _policy(head, situation))
     return Decision(outcome, message, read.dotted or None, read.value, read.ties)
+
+
+def is_stored_in_part(form: object, checkpoint: Checkpoint, name: str) -> bool:
+    """Tell whether a matrix is stored in parts that mlx-lm does not load: some alone, or of other bits than are asked.
+
+    A module is packed where the config has a word of its own for it, else where its scales are stored (`load_model`).
+    """
+    module = name.removesuffix(".weight")
+    parts = [checkpoint.tensor(f"{module}.{part}") for part in ("weight", "scales", "biases")]
+    if not isinstance(form, dict) or not any(parts):
+        return False
+    own = form.get(module, parts[1] is not None)
+    how = form | own if isinstance(own, dict) else form
+    if how.get("mode", "affine") != "affine":
+        return False
+    if own:
+        return not all(parts) or not _fits(parts, how.get("bits"), how.get("group_size"))
+    return parts[0] is None or parts[0].packed or any(parts[1:])
+
+
+def _fits(parts: list[StoredTensor | None], bits: object, size: object) -> bool:
+    """Tell whether the words of a packed matrix are as many as its scales ask for; true where that is not known."""
+    widths = [part.shape[-1] for part in parts[:2] if part is not None and part.shape]
+    if not isinstance(bits, int) or not isinstance(size, int) or len(widths) < 2:
+        return True
+    return widths[0] * 32 == widths[1] * size * bits
 
 
 def _policy(head: str, situation: Situation) -> Policy:
