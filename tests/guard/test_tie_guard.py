@@ -684,3 +684,13 @@ def test_the_package_is_the_function_of_its_name() -> None:
     model = gpt2()
     with pytest.raises(tiecheck.TieBroken), package(model):
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+
+
+@pytest.mark.parametrize("change", [parametrizations.weight_norm, nn.utils.weight_norm], ids=["new", "old"])
+def test_what_is_done_to_one_module_under_two_names_keeps_its_tie(change: Callable[..., Any]) -> None:
+    model = Alias()
+    with tiecheck.guard(model):
+        change(model.lin)
+        nn.init.normal_(model.emb.weight)  # a computed weight has no values that stay
+    assert model.lin is model.emb
+    assert torch.equal(model.lin.weight, model.emb.weight)

@@ -27,10 +27,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tiecheck.records.life import UserLine
 
-CALLS: tuple[tuple[Any, str], ...] = (
-    (nn.Module, "_apply"),
-    (nn.Module, "load_state_dict"),
-    (nn.Module, "__setstate__"),
+CALLS: tuple[tuple[Any, ...], ...] = (
+    (nn.Module, "_apply", "load_state_dict", "__setstate__"),
     (torch.utils, "swap_tensors"),
     (import_module("torch.nn.utils.weight_norm").WeightNorm, "apply"),  # these two write into the dicts of a module
     (import_module("torch.ao.quantization.quantize"), "_convert"),
@@ -40,9 +38,9 @@ CALLS: tuple[tuple[Any, str], ...] = (
 OFTEN = ("deletion", "__setstate__")
 """Those that a copy or a wrapper calls for every module: looked at in the modules of a tie alone."""
 
-DRAWS: tuple[tuple[Any, str], ...] = (
+DRAWS: tuple[tuple[Any, ...], ...] = (
     (nn.Module, "apply"),
-    *((nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")),
+    (nn.init, *(name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_"))),
 )
 """Calls after which the values of the tied tensors are looked at too: initialisers, and what runs one over modules."""
 
@@ -102,7 +100,7 @@ def watch_deletions(modules: Iterable[nn.Module]) -> None:
     with _lock:
         for cls in set(map(type, modules)) - _deleting if _open else ():
             _deleting.add(cls)
-            _wrap(cls, "__delattr__", _event)
+            _wrap(cls, ("__delattr__",), _event)
             _put_back.append(functools.partial(_deleting.discard, cls))
 
 
@@ -129,25 +127,26 @@ def _install() -> None:
     ):
         _put_back.append(register(functools.partial(_registered, kind)).remove)
     _put_back.append(register_optimizer_step_pre_hook(_stepping).remove)
-    for owner, name in CALLS:
-        _wrap(owner, name, _event)
-    for owner, name in DRAWS:
-        _wrap(owner, name, _draw)
+    for owner, *names in CALLS:
+        _wrap(owner, names, _event)
+    for owner, *names in DRAWS:
+        _wrap(owner, names, _draw)
 
 
-def _wrap(owner: Any, name: str, watching: Callable[..., Any]) -> None:
-    held = vars(owner).get(name)  # a static method is put back as one; None where the class inherits it
-    call = _watched(getattr(owner, name), name, watching)
+def _wrap(owner: Any, names: Iterable[str], watching: Callable[..., Any]) -> None:
+    held = [(name, vars(owner).get(name)) for name in names]  # a static method is put back as one; None if inherited
+    calls = [_watched(getattr(owner, name), name, watching) for name in names]
 
     def put_back() -> None:
-        if getattr(owner, name) is not call:
-            return
-        if held is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, held)
+        for (name, before), call in zip(held, calls, strict=True):
+            if getattr(owner, name) is call:
+                if before is None:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, before)
 
-    setattr(owner, name, staticmethod(call) if isinstance(held, staticmethod) else call)
+    for (name, before), call in zip(held, calls, strict=True):
+        setattr(owner, name, staticmethod(call) if isinstance(before, staticmethod) else call)
     _put_back.append(put_back)
 
 

@@ -61,11 +61,12 @@ class Registrations:
     def _list_buffers(self) -> None:
         self.objects, self.owners, self.attributes = self.objects[:], self.owners[:], self.attributes[:]
         for number, module in enumerate(self.graph.modules):
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    self.objects.append(buffer)
-                    self.owners.append(number)
-                    self.attributes.append(name)
+            if held := module._buffers:
+                for name, buffer in held.items():
+                    if buffer is not None:
+                        self.objects.append(buffer)
+                        self.owners.append(number)
+                        self.attributes.append(name)
 
     def tensors(self) -> list[Tensor]:
         """Return every distinct tensor, in the order of `firsts`."""
@@ -148,16 +149,17 @@ FIRST, *_, LAST = vars(nn.Module())
 def _containers(modules: list[nn.Module]) -> list[tuple[int, str, Any]]:
     """Return the plain containers that are set in modules after torch's own attributes, by the module's number."""
     held: list[tuple[int, str, Any]] = []
-    for number in range(len(modules) - 1, -1, -1):
-        attributes = modules[number].__dict__
-        last = LAST if next(iter(attributes), "") == FIRST else ""
-        for name in reversed(attributes):
-            if name == last:
+    for number, module in enumerate(modules):
+        attributes = module.__dict__
+        last = attributes.get(LAST, attributes) if next(iter(attributes), "") == FIRST else attributes
+        for value in reversed(attributes.values()):
+            if value is last:
                 break
-            value = attributes[name]
-            if type(value) in CONTAINERS and value and name[0] != "_" and len(value) <= HELD:
-                held.append((number, name, value))
-    return held[::-1]
+            if type(value) in CONTAINERS and value:
+                own = ((name, one) for name, one in attributes.items() if type(one) in CONTAINERS and name[0] != "_")
+                held += [(number, name, one) for name, one in own if 0 < len(one) <= HELD]
+                break
+    return held
 
 
 def plain_references(places: Registrations) -> list[PlainReference]:

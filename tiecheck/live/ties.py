@@ -66,7 +66,7 @@ def _groups(places: Registrations, cap: int) -> Iterator[Tie]:
 def _held_by_hooks(places: Registrations, tensors: list[Tensor]) -> dict[int, Tensor]:
     """Return the values in memory that accelerate's hooks hold for tensors on meta, by the tensor's position."""
     found: dict[int, Tensor] = {}
-    if "accelerate.hooks" not in sys.modules:  # then nobody hung one in; to look at each tensor takes an eighth of all
+    if "accelerate.hooks" not in sys.modules or not any(map(torch_adapter.is_meta, tensors)):  # nobody hung one in
         return found
     for i, tensor in enumerate(tensors):
         place = places.firsts[i]

@@ -29,7 +29,7 @@ CHUNK = 1 << 22
 """Bytes that are compared at once, at most."""
 
 _nbytes = attrgetter("nbytes")
-_is_meta = attrgetter("is_meta")
+is_meta = attrgetter("is_meta")
 _cdata = attrgetter("_cdata")
 
 
@@ -71,7 +71,7 @@ def plain_spans(tensors: Sequence[Tensor]) -> tuple[Spans, list[int]]:
     """
     everything = list(range(len(tensors)))
     positions, chosen = everything, tensors
-    if tensors and tensors[0].is_meta and all(map(_is_meta, tensors)):
+    if tensors and tensors[0].is_meta and all(map(is_meta, tensors)):
         return Spans([], [], []), _of_shared_storages(tensors, everything)
     try:
         if not PLAIN.issuperset(map(type, tensors)):
@@ -104,7 +104,7 @@ def _foreign_accelerator() -> bool:
 def without_lone(tensors: Sequence[Tensor], positions: list[int]) -> list[int]:
     """Return some positions without the plain meta tensors whose storage no other of them has: they share nothing."""
     chosen = [tensors[i] for i in positions]
-    return _of_shared_storages(chosen, positions) if all(map(_is_meta, chosen)) else positions
+    return _of_shared_storages(chosen, positions) if all(map(is_meta, chosen)) else positions
 
 
 def _of_shared_storages(tensors: Sequence[Tensor], positions: list[int]) -> list[int]:

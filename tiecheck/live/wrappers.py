@@ -50,11 +50,14 @@ _KNOWN: dict[type, tuple[str, str] | None] = {}
 
 def wrapper_of(module: nn.Module) -> tuple[str, str] | None:
     """Return the attribute that holds what a module wraps, and the wrapper's title; None for any other module."""
-    cls = type(module)
+    found = _known(type(module))
+    return found if found is not None and found[0] in module._modules else None
+
+
+def _known(cls: type) -> tuple[str, str] | None:
     if cls not in _KNOWN:
         _KNOWN[cls] = next((INNER[name] for base in cls.__mro__ if (name := class_path(base)) in INNER), None)
-    found = _KNOWN[cls]
-    return found if found is not None and found[0] in module._modules else None
+    return _KNOWN[cls]
 
 
 def saved_name(name: str) -> str:
@@ -121,8 +124,10 @@ class UserNames:
     """Writes the names of a model as its user knows them: without the wrappers' own parts."""
 
     def __init__(self, graph: ModuleGraph) -> None:
-        found = [w for module in graph.modules if (w := wrapper_of(module)) is not None]
-        sharded = any(map(_is_sharded, set(map(type, graph.modules))))
+        classes = set(map(type, graph.modules))
+        wraps = any(map(_known, classes))
+        found = [w for module in graph.modules if (w := wrapper_of(module)) is not None] if wraps else []
+        sharded = any(map(_is_sharded, classes))
         self._root = graph.modules[0]
         self._labels = {label for label, _ in found}
         self.wrappers = (*dict.fromkeys(title for _, title in found), *([FSDP2] if sharded else []))

@@ -23,8 +23,9 @@ FIXED = "the flag of the class cannot say that they are apart: a save and a load
 """Reason for which a group cannot be untied."""
 
 FSDP2 = "FSDP2"
+PEFT = "PEFT"
 
-HOLDERS = (FSDP2, "FSDP", "DeepSpeed", "DistributedDataParallel", "PEFT")
+HOLDERS = (FSDP2, "FSDP", "DeepSpeed", "DistributedDataParallel", PEFT)
 """Wrappers that keep parameters of their own, or those that they saw when they were made: mended before."""
 
 

@@ -11,7 +11,7 @@ from tiecheck.records.live import DeclaredTie, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.rules.live.mends import model_path
+from tiecheck.rules.live.mends import PEFT, model_path
 from tiecheck.rules.training.stepped import (
     PAIR,
     case_facts,
@@ -63,8 +63,8 @@ class OptimizerHoldsOrphan(Rule):
             told = [set(names) for names in groups]  # by declared-tie-not-applied or members-in-different-groups
             pairs = [pair for pair in equal_copies if not any(names.issuperset(pair) for names in told)]
             yield from _copies_left_out(mending, held_tensors, pairs)
-            adapters = tuple(sorted(name for held in lacking for name in held.names if ".lora_" in name))
-            if adapters and not any(held.trains for held in held_tensors if held.slots):
+            if PEFT in mending.wrappers and not any(held.trains for held in held_tensors if held.slots):
+                adapters = tuple(sorted(name for held in lacking for name in held.names))  # all that PEFT lets train
                 yield Draft(
                     f"All that the optimizer holds is frozen, and {listed(adapters[:4])} are in no group of it: it was "
                     "made before the adapters were, and no step changes anything.",
@@ -90,6 +90,8 @@ class OptimizerHoldsOrphan(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
+        from tiecheck.rules.cases import live_facts
+
         orphan, lacking = case_held(case_slot(), names=()), case_held()
         yield Case("the embedding was replaced", case_facts(orphan, lacking), finds=("error",))
         yield Case("another module's parameter beside all of ours", case_facts(orphan, case_held(case_slot())))
@@ -98,8 +100,10 @@ class OptimizerHoldsOrphan(Rule):
         yield Case("a copy of the whole, of which a head is trained", case_facts(orphan, *body), finds=("error",))
         part = case_held(case_slot(), names=("a.weight",))
         lora, frozen = case_held(names=("a.lora_A.default.weight",)), case_held(case_slot())._replace(trains=False)
-        yield Case("made before the adapters", case_facts(lora, frozen), finds=("warning",))
-        yield Case("something that trains is stepped", case_facts(lora, frozen, case_held(case_slot())))
+        peft = case_facts(lora, frozen) | live_facts(wrappers=(PEFT,))
+        yield Case("made before the adapters", peft, finds=("warning",))
+        yield Case("something that trains is stepped", peft | case_facts(lora, frozen, case_held(case_slot())))
+        yield Case("a part is frozen in turn, with no adapters", case_facts(lora, frozen))
         yield Case("only a part is trained", case_facts(lacking, part))
         copy, other = case_held(names=("b.weight",)), case_held(names=("c.weight",))
         pair = {"equal_copies": (("a.weight", "b.weight"),)}
