@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import combinations
 from operator import attrgetter
 from typing import Any
 
@@ -152,22 +153,27 @@ def _is_empty(member: Member) -> bool:
 
 
 def equal_heads(places: Registrations) -> tuple[tuple[str, str], ...]:
-    """Return the names of each embedding and linear layer, or embedding in every layer, with equal bytes.
+    """Return the names of each embedding and linear layer, or embedding in every layer or beside it, with equal bytes.
 
     Both are parameters of their own. What holds one and the same value everywhere is left out, and what cannot be read.
     """
     tables, layers = (_weights(places, cls) for cls in (nn.Embedding, nn.Linear))
-    pairs = [(one, other) for one in tables for other in layers if other not in tables]
     cloned: dict[str, list[int]] = {}
+    beside: dict[str, dict[str, int]] = {}
     for first, name in tables.items():
-        cloned.setdefault(NUMBER.sub(".*.", name), []).append(first)
-    pairs += [(same[0], other) for same in cloned.values() for other in same[1:]]
+        alike = NUMBER.sub(".*.", name)
+        cloned.setdefault(alike, []).append(first)
+        if places.objects[first].requires_grad:  # a frozen one may be kept as it is on purpose
+            beside.setdefault(".".join(name.split(".")[:-2]), {})[alike] = first
+    pairs = [(same[0], other) for same in cloned.values() for other in same[1:]]
+    pairs += [pair for some in beside.values() for pair in combinations(some.values(), 2)]
+    pairs += [(one, other) for one in tables for other in layers if other not in tables]
+    equal: dict[int, list[int]] = {}
+    for one, other in pairs:
+        if not any(one in copies for copies in equal.values()) and _equal(places.objects[one], places.objects[other]):
+            equal.setdefault(one, []).append(other)
     names = tables | layers
-    return tuple(
-        sorted(
-            (tables[one], names[other]) for one, other in pairs if _equal(places.objects[one], places.objects[other])
-        )
-    )
+    return tuple(sorted((tables[one], names[other]) for one, others in equal.items() for other in others))
 
 
 def _weights(places: Registrations, cls: type[nn.Module]) -> dict[int, str]:

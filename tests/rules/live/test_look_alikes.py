@@ -77,6 +77,20 @@ def test_a_shared_table_that_was_copied_with_each_layer_is_one_note_and_its_fix_
     assert found(encoder) == {}, "layers are made by deepcopy and have no table"
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_copy_of_a_table_beside_it_is_one_note_and_its_fix_ties_all(count: int) -> None:
+    model = nn.ModuleDict({"wte": nn.Embedding(12, 8), "wpe": nn.Embedding(12, 8), "ln": nn.LayerNorm(8)})
+    for number in range(count):
+        model[f"ff_out{number}"] = copy.deepcopy(model["wte"])
+    (finding,) = tiecheck.check(model).findings
+    assert (finding.code, finding.severity) == (EqualLiveCopies.code, "info")
+    paste(finding.edits[0], model)
+    assert [len(tie.names) for tie in tiecheck.find_ties(model)] == [count + 1]
+    assert found(model) == {}
+    model["momentum"] = copy.deepcopy(model["wpe"]).requires_grad_(False)
+    assert found(model) == {}, "an average that nobody trains"
+
+
 def test_a_teacher_beside_its_student_is_no_copy_of_it() -> None:
     student = gpt(tied=True)
     assert found(nn.ModuleDict({"student": student, "teacher": copy.deepcopy(student)})) == {}

@@ -201,6 +201,18 @@ def test_a_copy_of_the_embedding_that_nothing_steps_is_told_where_all_else_is_st
         assert torch.equal(model.emb.weight, model.lin.weight)
 
 
+def test_a_copy_of_an_embedding_that_was_one_module_under_two_names_is_told_where_nothing_steps_it() -> None:
+    model = nn.ModuleDict({"wte": nn.Embedding(12, 8), "wpe": nn.Embedding(6, 8), "ln": nn.LayerNorm(8)})
+    model["ff_out"] = model["wte"]
+    optimizer = torch.optim.AdamW(model.parameters())
+    model["ff_out"] = copy.deepcopy(model["wte"])
+    assert found(model, optimizer)["TIE707"].names == ("ff_out.weight", "wte.weight")
+    assert not found(model, torch.optim.AdamW(model.parameters()))
+    assert not found(model, torch.optim.AdamW([*model.wte.parameters(), *model.ln.parameters()])), "a part is trained"
+    mended(model, optimizer, "TIE707")
+    assert model.ff_out.weight is model.wte.weight
+
+
 def test_what_is_left_out_on_purpose_is_no_finding() -> None:
     model = Pair()
     model.lin.weight = nn.Parameter(model.emb.weight.detach().clone())

@@ -61,8 +61,9 @@ class EqualLiveCopies(Rule):
 
     ## What it does
     Notes an `nn.Embedding` and an `nn.Linear` with the same bytes, which nobody declares as tied: TIE109 in a live
-    model; and embeddings of the same name in several layers, which a `deepcopy` of a layer makes of a shared table. One
-    value everywhere says nothing.
+    model; embeddings of the same name in several layers, which a `deepcopy` of a layer makes of a shared table; and two
+    that train side by side in one module, which it makes of an embedding under two names. One value everywhere says
+    nothing.
 
     ## Why it is bad
     It may be right: the two were untied a moment ago, and are to be trained apart. But a loader that copies where it
@@ -74,7 +75,7 @@ class EqualLiveCopies(Rule):
     """
 
     code = "TIE316"
-    summary = "embedding and head, or a table in each layer, hold equal bytes and are not tied"
+    summary = "embedding and head, or two tables, hold equal bytes and are not tied"
     severity = "info"
     threads = "rasbt/LLMs-from-scratch#822 facebookresearch/fairseq2#1064"
 
