@@ -126,6 +126,19 @@ def test_a_pass_says_what_was_judged(targets: list[TargetReport], monkeypatch) -
     assert "judged" not in text_of(failed)
 
 
+def test_a_pass_names_the_versions_that_it_is_not_for(targets: list[TargetReport]) -> None:
+    """Of a loader that is well in others; `--for` takes what is named."""
+    (first, *_) = (target for target in targets if target.status == "pass" and target.loaders)
+    entry = first.loaders[0]._replace(loader="vllm", versions="0.25.1-0.28", outcome="head-discarded")
+    later = entry._replace(versions="0.29-0.33", outcome="tied")
+    for loaders, said in (
+        ((entry, later), "not in vllm 0.25.1-0.28 (--for vllm==0.25.1)"),
+        ((entry,), "not in vllm (--for vllm)"),
+    ):
+        assert said in " ".join(text_of([first._replace(loaders=loaders)]).split())
+    tiecheck.check(MODELS / "llama-healthy-tied", judge_for=["vllm==0.25.1"])
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("verbose", [False, True])
 def test_the_width_is_that_of_the_page(targets, monkeypatch, width: int, verbose: bool) -> None:

@@ -39,3 +39,15 @@ def test_a_flag_that_the_config_refuses_is_told(tmp_path: Path, kind: str, value
     assert not raises or [one.names for one in told] == [("tie_word_embeddings",)]
     (target,) = tiecheck.check(tmp_path).targets
     assert ("TIE112" in [finding.code for finding in target.findings]) == raises
+
+
+def test_a_text_is_true_for_what_4_57_refuses(tmp_path: Path) -> None:
+    """CSM raises there for a true flag, and takes any text for one but the empty."""
+    config = {"architectures": ["CsmForConditionalGeneration"], "model_type": "csm"}
+    save_file({"x.weight": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for value, refused in ((True, True), ("false", True), ("no", True), ("", False), (False, False)):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": value}))
+        (target,) = tiecheck.check(tmp_path).targets
+        told = [f.message for f in target.findings if "4.57 does not build the class so" in f.message]
+        assert bool(told) is refused, (value, told)
+        assert all(json.dumps(value) in message for message in told)

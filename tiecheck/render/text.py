@@ -162,10 +162,15 @@ def _skips(target: TargetReport) -> Iterator[Line]:
 
 def _for_whom(target: TargetReport) -> str:
     """Tell which loaders a pass is not meant for: those that break the file."""
-    hurt = tuple(dict.fromkeys(entry.loader for entry in target.loaders if entry.outcome in HURTS))
+    hurt = [entry for entry in target.loaders if entry.outcome in HURTS]
     if target.status != "pass" or not hurt:
         return ""
-    return f"not in {', '.join(hurt)} (--for {','.join(hurt)})"
+    fine = {entry.loader for entry in target.loaders if entry.outcome not in HURTS}  # in other versions
+    named = {f"{e.loader} {e.versions}" if e.loader in fine else e.loader: e for e in hurt}
+    asked = ",".join(
+        f"{e.loader}=={e.versions.partition('-')[0]}" if e.loader in fine else e.loader for e in named.values()
+    )
+    return f"not in {', '.join(named)} (--for {asked})"
 
 
 def traffic_text(moved: Traffic) -> str:

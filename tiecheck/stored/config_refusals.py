@@ -103,11 +103,16 @@ def class_refusals(
                 yield full, open_problem(why, line, model.path, full)
             elif why is not None:
                 settled.add(full)
-        elif walk_field(spot.section, dotted, line) is value and all(
+        elif _taken_for(walk_field(spot.section, dotted, line), line) is value and all(
             walk_field(spot.section, other, line) is not allowed for other, allowed in others
         ):
             why = f"{full} is {str(value).lower()}, which the class refuses where the rest of the config is its default"
             yield full, open_problem(why, line, model.path, full)
+
+
+def _taken_for(held: Any, line: str) -> Any:
+    """Return a value as a line takes it: 4.57 has a text for true, be it "false", and 5 checks types before."""
+    return bool(held) if isinstance(held, str) and line != "5" else held
 
 
 def _refused_words(
@@ -205,10 +210,12 @@ def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterato
     """Yield what 4.57 refused when it was asked for the configs that transformers 5 writes."""
     known = (config_structure(section.kind, line) or {}) if line == "4.57" else {}
     for key, refused in known.get("n", ()):
-        held = section.data.get(key)
+        said = section.data.get(key)
+        held = _taken_for(said, line) if isinstance(refused, bool) else said
         if held == refused or (isinstance(held, list) and isinstance(refused, list) and set(refused) & set(held)):
             full = ".".join((*section.level, key))
             state = "not there" if refused is None else json.dumps(refused)
+            state = state if held is said else f"{json.dumps(said)}, which is {state} for 4.57"
             why = f"{full} is {state}, as transformers 5 writes it, and 4.57 does not build the class so"
             mend = "save it with 4.57, which writes what it reads."
             told = ("the model cannot be made", why, model.path, mend, (full,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from tiecheck.records.declared import Architecture
@@ -12,6 +13,10 @@ from tiecheck.stored.training_signs import may_be_wrapped
 
 if TYPE_CHECKING:
     from tiecheck.records.files import StrictLoad
+
+
+WRAPPING = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module"})
+"""Parts of a name that DataParallel and its kin, `torch.compile` and FSDP put first (torch 2.13)."""
 
 
 def fit_names(
@@ -41,13 +46,12 @@ def _prefix(
     checkpoint: Checkpoint, own: tuple[str, ...], architecture: Architecture
 ) -> tuple[str | None, tuple[str, str] | None]:
     """Return the text before every stored name, such that without it the class would find its own."""
+    if checkpoint.by_mlx or not may_be_wrapped(checkpoint):
+        return None, None
+    if not own and architecture.known:
+        return _wrapped(checkpoint)
     spelt = {other for spec in architecture.ties for others in spec.spellings.values() for other in others}
-    if (
-        not own
-        or checkpoint.by_mlx
-        or not may_be_wrapped(checkpoint)
-        or any(name in checkpoint for name in {*own, *spelt})
-    ):
+    if not own or any(name in checkpoint for name in {*own, *spelt}):
         return None, None
     endings = tuple(f".{member}" for member in own)
     for shard in checkpoint.shards:
@@ -58,6 +62,13 @@ def _prefix(
                 if prefix != f"{architecture.prefix}." and _everywhere(prefix, checkpoint):
                     return prefix, (name, member)
     return None, None
+
+
+def _wrapped(checkpoint: Checkpoint) -> tuple[str | None, tuple[str, str] | None]:
+    """Return the prefix of a wrapper before every name of a class without ties, of which no name is known."""
+    name = next((name for shard in checkpoint.shards for name in shard.entries), "")
+    prefix = "".join(f"{part}." for part in takewhile(WRAPPING.__contains__, name.split(".")))
+    return (prefix, (name, name.removeprefix(prefix))) if prefix and _everywhere(prefix, checkpoint) else (None, None)
 
 
 def _everywhere(prefix: str, checkpoint: Checkpoint) -> bool:

@@ -23,7 +23,7 @@ WORDS = {
     "member-discarded": "a stored member is thrown away",
     "head-random": "the head comes out random",
     "embedding-random": "the embedding comes out random",
-    "member-random": "a member comes out random",
+    "member-random": "a member comes out as in a new model",
     "crash": "it fails",
     "unknown": "not known",
 }

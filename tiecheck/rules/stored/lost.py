@@ -201,10 +201,12 @@ class TiedMemberLost(Rule):
             )
             from tiecheck.rules.stored.fixes import every_member, one_tensor
 
+            biases = all(name.endswith(".bias") for name in group.missing)  # most classes begin with zeros
+            new = "as in a new model" if biases else "random"
             yield Draft(
                 f"{lost} {verb} not stored, and {why}: nothing ties {pronoun_for(group.missing)} to "
                 f"{listed(group.stored_names) if group.stored_names else 'anything'}, so "
-                f"{'it comes' if len(group.missing) == 1 else 'they come'} out random.{_elsewhere(views)}",
+                f"{'it comes' if len(group.missing) == 1 else 'they come'} out {new}.{_elsewhere(views)}",
                 group.names,
                 (declaration_place(group), *stored_places(group)),
                 _remedy(group, lost),
