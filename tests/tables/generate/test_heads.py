@@ -42,3 +42,10 @@ def test_the_rows_of_a_head_are_in_the_table_as_they_are_found(name: str, told: 
 def test_a_switch_that_a_task_alone_refuses_is_found(name: str, refused: list[object]) -> None:
     found, parts = asked(name)
     assert refused_switches(found, parts) == refused
+
+
+def test_a_class_whose_time_is_up_tells_nothing_of_its_head() -> None:
+    found, parts = asked("BertForTokenClassification")
+    found.until = 0.0
+    assert head_witnesses(found, tuple(f"{p.prefix}." for p in parts), own_modules(found.model, parts)) == []
+    assert refused_switches(found, parts) == []
