@@ -69,6 +69,17 @@ def test_a_broken_model_is_told_in_any_wrappers_and_when_nobody_holds_it_any_mor
         held.append(g.watch(wrapped(copy.deepcopy(model))))
 
 
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_a_break_before_the_wrapper_came_back_is_told_once_by_its_own_line(wrap: Any) -> None:
+    model: Any = GPT()
+    with pytest.raises(tiecheck.TieBroken) as caught, tiecheck.guard(model) as g:
+        own_head(model)  # <-
+        g.watch(wrap(model))
+    (one,) = caught.value.broken
+    assert one.since.code == "model.lm_head = copy.deepcopy(model.lm_head)"
+    assert str(caught.value).startswith("GPT has lost 1 of its ties")
+
+
 def test_a_break_in_a_function_is_told_when_its_model_is_gone_and_one_that_was_mended_is_not() -> None:
     def prepare(g: Any, *, mend: bool) -> None:
         inner = g.watch(copy.deepcopy(model))

@@ -241,7 +241,8 @@ class TieGuard(ContextDecorator):
             prefix, place = found
             covered.append({prefix + name for name in tie.names})
             old = [one for one in before if one.tie is tie and one.root() is not place]
-            given_up = [one for one in old if not (one.whole and one.holds())]  # for this one
+            inner = without_wrappers(place)
+            given_up = [one for one in old if not (one.whole and one.holds()) and one.model_inside() is not inner]
             if len(old) == sum(one.tie is tie for one in before):
                 more = WatchedTie(weakref.ref(place), tie, line)
                 if not more.holds():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tiecheck.guard.remembered_ties import RememberedTie, sample_of
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import looking_at
-from tiecheck.live.wrappers import UserNames, route_of, without_wrappers
+from tiecheck.live.wrappers import UserNames, own_class, route_of, without_wrappers
 from tiecheck.records.life import Break, UserLine
 from tiecheck.records.words import TIED
 
@@ -30,17 +30,22 @@ class WatchedTie:
         """The only line that can have broken it, where that was not seen."""
         self.lost: Break | None = None
         """The break that the last look found, in case the model is gone at the next."""
-        self.cls = type(root())
         self._on_meta = False
         self._empty: dict[int, tuple[int, bytes | None]] = {}
         """Version and sample of each tensor that `to_empty` made; no weak reference, or `swap_tensors` would refuse."""
         self._note_empty("")
-        self._inner = weakref.ref(without_wrappers(held)) if (held := root()) is not None else root
+        held = root()
+        self.cls = type(None) if held is None else own_class(held)
+        self._inner = root if held is None else weakref.ref(without_wrappers(held))
 
     def model(self) -> nn.Module | None:
         """Return its model: what a wrapper that is gone had in it, where the tie was broken; None where that is."""
         root = self.root()
         return root if root is not None or self.lost is None else self._inner()
+
+    def model_inside(self) -> nn.Module | None:
+        """Return the model without wrappers, which its next wrapper has in it too; None where it is gone."""
+        return self._inner()
 
     def look(self, line: UserLine, did: str) -> None:
         """Note after a line whether it holds, and what became of it where it does not."""

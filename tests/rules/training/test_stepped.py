@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -211,6 +212,55 @@ def test_a_copy_of_an_embedding_that_was_one_module_under_two_names_is_told_wher
     assert not found(model, torch.optim.AdamW([*model.wte.parameters(), *model.ln.parameters()])), "a part is trained"
     mended(model, optimizer, "TIE707")
     assert model.ff_out.weight is model.wte.weight
+
+
+def loaded_by_assignment(model: Any) -> Any:
+    model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+    return model
+
+
+def averages_swapped_in(model: Any) -> Any:
+    for name, tensor in [*model.named_parameters(remove_duplicate=False)]:
+        path, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(path), attribute, nn.Parameter(tensor.detach() * 0.9))
+    return model
+
+
+def rounded(model: Any) -> Any:
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(module.weight.detach().bfloat16().float())
+    return model
+
+
+def head_replaced(model: Any) -> Any:
+    model.lm_head = nn.Linear(model.config.hidden_size, model.config.vocab_size, bias=False)
+    return model
+
+
+LATE = (loaded_by_assignment, averages_swapped_in, rounded, head_replaced, copy.deepcopy, averages_swapped_in)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_fixes_done_one_after_another_leave_each_parameter_in_one_place(seed: int) -> None:
+    draw = random.Random(seed)
+    model: Any = llama()
+    parts = [[*model.model.layers.parameters()], [model.lm_head.weight, *model.model.norm.parameters()]]
+    groups = draw.choice(([sum(parts, [])], parts, parts[::-1]))
+    optimizer = torch.optim.AdamW([{"params": group, "lr": 0.1 / n} for n, group in enumerate(groups, 1)])
+    for late in draw.sample(LATE, draw.randint(1, 2)):
+        model = late(model)
+    report = tiecheck.check(model, optimizer=optimizer, ignore=["TIE701"])
+    findings = [finding for finding in report.findings if finding.severity != "info"]
+    assert findings
+    for finding in findings:
+        for step in finding.edits[0].steps:
+            exec(step.code, {"model": model, "optimizer": optimizer})
+    assert not [one for one in tiecheck.check(model, optimizer=optimizer, ignore=["TIE701"]).findings if one.fixable]
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(held) == sorted(map(id, model.parameters()))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    optimizer.step()
 
 
 def test_what_is_left_out_on_purpose_is_no_finding() -> None:

@@ -85,7 +85,7 @@ class OptimizerHoldsOrphan(Rule):
             names,
             (class_place(mending.class_name, places_text(orphans[0].slots)),),
             "Whatever replaces parameters has to come before the optimizer.",
-            edits=(_regrouped(mending, orphans, lacking),),
+            edits=(_regrouped(mending, orphans, lacking, whole=not stepped),),
         )
 
     @staticmethod
@@ -186,12 +186,20 @@ def _copies_left_out(
         )
 
 
-def _regrouped(mending: Mending, orphans: list[HeldTensor], lacking: list[HeldTensor]) -> Edit:
+def _regrouped(mending: Mending, orphans: list[HeldTensor], lacking: list[HeldTensor], *, whole: bool) -> Edit:
     lines = without_orphans({variable_of(s) for held in orphans for s in held.slots})
+    several = orphans[0].slots[0].optimizers > 1
+    groups = "(group for one in optimizer for group in one.param_groups)" if several else "optimizer.param_groups"
+    wanted: dict[str, list[str]] = {}
     for held in lacking:
         likest = max(orphans, key=lambda one: (one.shape == held.shape, one.shape[1:] == held.shape[1:]))
-        group = f"{variable_of(likest.slots[0])}.param_groups[{likest.slots[0].group}]"
-        lines.append(f'{group}["params"].append({model_path(mending, held.names[0])})')
+        group = f'{variable_of(likest.slots[0])}.param_groups[{likest.slots[0].group}]["params"]'
+        wanted.setdefault(group, []).append(model_path(mending, held.names[0]))
+    everything = "[p for p in model.parameters() if p.requires_grad and id(p) not in held]"
+    for group, paths in wanted.items():  # by identity: another finding's fix may have tied two of them meanwhile
+        these = f"{{id(p): p for p in ({', '.join(paths)},) if id(p) not in held}}.values()"
+        lines.append(f'held = {{id(p) for group in {groups} for p in group["params"]}}')
+        lines.append(f"{group} += {everything if whole and len(wanted) == 1 else these}")
     return python_edit("regrouped", None, *lines)
 
 
