@@ -107,6 +107,7 @@ def credulous(path: Path) -> Said:
 
 
 APART = (("tie_word_embeddings", False),)
+LLAMA3, NO_SUCH = {"type": "llama3"}, {"rope_type": "no_such", "factor": 2.0}
 
 MENDED = [
     Case("DebertaV2ForMaskedLM", "deberta-v2", (), (SetKey("legacy", value=False),)),
@@ -121,6 +122,10 @@ MENDED = [
     Case("MegatronBertForCausalLM", "megatron-bert", (), (SetKey("vocab_size", 161), Stored(0, ()))),
     Case("MistralForCausalLM", "mistral", (), (Beside("adapter config alone"),)),
     Case("PLBartForSequenceClassification", "plbart", (), (Unprefixed(rest=True),)),
+    Case(
+        "MvpForConditionalGeneration", "mvp", (), (SetKey("rope_scaling", LLAMA3), SetKey("rope_parameters", NO_SUCH))
+    ),
+    Case("Qwen2VLForConditionalGeneration", "qwen2_vl", (), (SetKey("vision_config.hidden_size", 63),)),
     Case("Qwen3MoeForCausalLM", "qwen3_moe"),
     Case("Qwen3VLForConditionalGeneration", "qwen3_vl"),
     Case("CamembertForMaskedLM", "camembert", APART, (Stored(0, ("lm_head.decoder.bias",)),)),

@@ -224,6 +224,14 @@ def unscaled_t5(where: Path) -> Meant:
     return logits_of(loaded(where))
 
 
+def scaled_mt5(where: Path) -> Meant:
+    """Write an mT5 that was saved tied, and whose flag was then set to false."""
+    meant = made("MT5ForConditionalGeneration", 11, **_T5, decoder_start_token_id=0, tie_word_embeddings=True)
+    save_small(meant, where)
+    _flag(where, False)
+    return logits_of(meant)
+
+
 def silent_mt5(where: Path) -> Meant:
     """Write a tied mT5 whose config says nothing: 4.57 ties it, 5 does not."""
     meant = made("MT5ForConditionalGeneration", 11, **_T5, decoder_start_token_id=0, tie_word_embeddings=True)
@@ -300,7 +308,8 @@ def subjects() -> Iterator[Subject]:
         yield diverged(name, "untied", sharded=True)
         yield redundant(name, sharded=True)
         yield wrong_index(name)
-    yield Subject("T5-unscaled", "TIE105", None, unscaled_t5)
+    yield Subject("T5-unscaled", "TIE105", "stored", unscaled_t5)
+    yield Subject("mt5-scaled", "TIE105", "tied", scaled_mt5)
     yield Subject("Bert-false-bias", "TIE105", "tied", false_bias)
     yield Subject("llava-inner-false", "TIE103", None, nested_levels(True, False))
     yield Subject("mt5-silent", "TIE104", None, silent_mt5)

@@ -103,8 +103,8 @@ def _misfits(
             for rule in unmoved_rules(spot.section, rules, line):
                 key, other = f"{spot.names}{rule[0]} {rule[1]}", _other_axes(spot, rule, lookup, line)
                 problem = other or _misfit(spot, rule, lookup, line, model.path)
-                if problem is None:
-                    settled.add(key)
+                if problem is None:  # 4.57 may have a name by a conversion of its own (Qwen2-VL's `visual`)
+                    settled |= {key} if lookup.find(f"{spot.names}{rule[0]}", rule[1]) is not None else set()
                 elif not isinstance(problem, Unknown):
                     yield key, problem
             yield from _structure_doubts(spot, rules, lookup, line, model.path)

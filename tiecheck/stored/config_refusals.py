@@ -160,11 +160,15 @@ def _rope_gaps(section: Section, model: ModelConfig, line: str) -> Iterator[tupl
             continue
         absent = listed(tuple(key.rstrip("?") for key in gone))
         why = f"{full} is {json.dumps(texts[0])}, and {absent} beside it is not there"
-        if any(not key.endswith("?") for key in gone):
+        last = section.data.keys() >= {"rope_scaling", "rope_parameters"} and "rope_parameters" not in refused_values(
+            section.kind
+        )  # a config without ropes takes that which stands last for both
+        if last or all(key.endswith("?") for key in gone):
+            if last or not {key for keys in needs.values() for key in keys or ()} & section.data.keys():
+                yield full, open_problem(why, line, model.path, full)
+        else:
             mend = "what stood there the files do not tell; take it from the config that it was trained with."
             yield full, class_problem(why, line, model.path, mend, full)
-        elif not {key for keys in needs.values() for key in keys or ()} & section.data.keys():
-            yield full, open_problem(why, line, model.path, full)
 
 
 def _held_words(section: Section, field: str, line: str) -> tuple[str, list[str], dict[str, Any]]:

@@ -85,7 +85,7 @@ class Line(NamedTuple):
 
     def _gone(self, name: str, held: Held) -> bool:
         """Whether a stored member is held by nobody, and what is held instead has other values."""
-        file = self.draft.files.get(name, name)
+        file = self._file(name)
         if file not in self.draft.tensors or file in held.stored:
             return False
         for dropped in self.rehearsal.dropped:
@@ -96,6 +96,12 @@ class Line(NamedTuple):
         dtype = torch.float32 if self.version != "5" else self._dtype()
         mine, theirs = (self.draft.tensors[n].to(dtype) for n in (file, held.stored[0]))
         return mine.shape != theirs.shape or not torch.allclose(mine, theirs, 0, 0, equal_nan=True)
+
+    def _file(self, name: str) -> str:
+        """Return the stored name of a member, also where the class is another one than that which was saved."""
+        prefix = f"{self.draft.save.prefix}."
+        known = (self.draft.files.get(one, one) for one in (name, prefix + name, name.removeprefix(prefix)))
+        return next((one for one in known if one in self.draft.tensors), name)
 
     def _dtype(self) -> torch.dtype:
         word = self.draft.config.get("dtype") or self.draft.config.get("torch_dtype") or "float32"

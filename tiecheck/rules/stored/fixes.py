@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LEFT_OVER = "the difference is left over from a conversion"
 TRAINED_APART = "both were trained"
 TRAINED_TIED = "the model was trained tied"
+TRAINED_SO = "it was trained with the flag as it is"
 
 PLAIN = ("float64", "float32", "float16", "bfloat16")
 """Element types of weights that are not quantised."""
@@ -102,12 +103,14 @@ def either_flag(group: Group, groups: tuple[Group, ...], flags: Iterable[str]) -
 def disputed_flag(
     group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...], *, silent: bool
 ) -> tuple[Edit, ...]:
-    """Return the fix that every loader understands: true where the class ties by default, else every member stored."""
+    """Return the fixes that all loaders understand: true where the class ties by default, else every member stored."""
     if silent:
         return either_flag(group, groups, flags_read(views))
     if reads_alike(views):
         return ()
-    usual = one_tensor(group, groups, flags_read(views)) if group.default and not group.forced else ()
+    usual = one_tensor(group, groups, flags_read(views)) if group.default else ()
+    if usual and group.forced:  # a T5, whose flag says whether the logits are scaled too
+        return (*(edit._replace(when=TRAINED_SO) for edit in every_member(group)), *usual)
     return usual or every_member(group)
 
 

@@ -134,5 +134,8 @@ def _rows_of(asked: Perturber, field: Field, longer: dict[Field, int]) -> Field 
         low, high = (low, middle) if refuses(sizes[middle]) else (middle + 1, high)
     if low == len(sizes) or refuses(sizes[low] - 1) or not refuses(-sizes[low] - 1) or refuses(-sizes[low]):
         return None
-    rows = [n for n in numbers if n.value == sizes[low] and n != field and not refuses(sizes[low], {n: n.value + 1})]
+    many = [n for n in numbers if n.value == sizes[low] and n != field]
+    rows = [n for n in many if not refuses(sizes[low], {n: n.value + 1})]
+    if not rows and many and not refuses(sizes[low], {n: n.value + 1 for n in many}):  # they have to be one number
+        rows = [n for n in many if n.level == field.level]
     return rows[0] if len(rows) == 1 else None

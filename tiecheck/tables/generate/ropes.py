@@ -130,7 +130,8 @@ def wanted_beside(asked: Perturber, holder: tuple[str, ...], word: str) -> list[
         outside = {(other,): 2 for other in rope_keys() if other != key}
         if raised_by(asked, less):
             wanted.append(key if raised_by(asked, outside | less) else f"{key}?")
-    return wanted
+    older = {"type": word} | {key: value for key, value in held.items() if key != "rope_type"}
+    return [*wanted, *(["rope_type"] if raised_by(asked, {holder: older}) else [])]  # Cohere2's, of 4.57
 
 
 def _usual(key: str) -> Any:

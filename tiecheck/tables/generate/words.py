@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from tiecheck.tables.generate.bounds import each_class
+from tiecheck.tables.generate.config_states import config_kind
 from tiecheck.tables.generate.perturb import Perturber, SlowClassError
 from tiecheck.tables.structure import class_structure
 
@@ -27,7 +28,7 @@ OTHERS = re.compile(r"^(model_type|architectures|_name_or_path|name_or_path|prob
 ROPE = "rope_scaling"
 """The field of 4.57 that holds a word inside, and is None by default (`modeling_rope_utils`, 4.57.6)."""
 
-BUDGET = 12.0
+BUDGET = 40.0
 """CPU seconds in which a class is asked; what it did not come to is not told."""
 
 WORD = re.compile(r"[\w.+/-]+")
@@ -147,11 +148,19 @@ def _taken(asked: Perturber, field: tuple[str, ...], usual: Any, candidates: lis
 
 
 def _fields(asked: Perturber) -> Iterator[tuple[str, ...]]:
-    """Yield the fields of the outermost config that hold a word, those in plain dicts too."""
+    """Yield the fields of the outermost config that hold a word, those in plain dicts too.
+
+    So are those of sections of which no model inside is made, and of which nobody else tells (SAM's prompt encoder).
+    """
     data = asked.owners[()].to_dict()
     if ROPE in data and not data[ROPE]:
         yield ROPE, "rope_type"
-    yield from _texts({key: value for key, value in data.items() if (key,) not in asked.owners})
+    row = (class_structure(asked.model_class.__name__, config_kind(asked.config_class)) or ("", {}))[1]
+    apart = [tuple(dotted.split(".")) for _, dotted, _ in row.get("p", ()) if dotted]
+    for level, owner in asked.owners.items():
+        if not any(level[: len(one)] == one for one in apart):
+            held = owner.to_dict().items()
+            yield from _texts({key: value for key, value in held if (*level, key) not in asked.owners}, level)
 
 
 def _texts(data: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -187,8 +196,11 @@ def raised_by(asked: Perturber, words: Mapping[tuple[str, ...], Any]) -> str:
             if not inside:
                 asked.data[top] = word
                 continue
-            holder = asked.data[top] = copy.deepcopy(asked.data.get(top) or known[top] or {"factor": 2.0})
+            usual = known[top] or {"factor": 2.0}
+            holder = asked.data[top] = copy.deepcopy(asked.data.get(top) or usual)
             for key in inside[:-1]:
+                usual = usual.get(key) or {}
+                holder[key] = holder.get(key) or copy.deepcopy(usual)
                 holder = holder[key]
             holder[inside[-1]] = word
         built = asked.built({})
