@@ -73,8 +73,7 @@ def test_a_broken_model_is_told_in_any_wrappers_and_when_nobody_holds_it_any_mor
 def test_a_break_before_the_wrapper_came_back_is_told_once_by_its_own_line(wrap: Any) -> None:
     model: Any = GPT()
     with pytest.raises(tiecheck.TieBroken) as caught, tiecheck.guard(model) as g:
-        own_head(model)  # <-
-        g.watch(wrap(model))
+        g.watch(wrap(own_head(model)))
     (one,) = caught.value.broken
     assert one.since.code == "model.lm_head = copy.deepcopy(model.lm_head)"
     assert str(caught.value).startswith("GPT has lost 1 of its ties")
