@@ -269,7 +269,8 @@ def _stored_pairs(spec: TieSpec, checkpoint: Checkpoint) -> list[tuple[str, str]
     pairs: list[tuple[str, str]] = []
     taken: set[str] = set()
     for name in spec.names:
-        for spelling in (name, *spec.spellings.get(name, ())):
+        inner = (f"language_model.{name.replace('language_model.', '')}",) if checkpoint.by_mlx else ()
+        for spelling in (name, *spec.spellings.get(name, ()), *inner):
             if spelling not in taken and spelling in checkpoint:
                 pairs.append((name, spelling))
                 taken.add(spelling)

@@ -43,7 +43,7 @@ def loader_views(  # noqa: PLR0913, PLR0917  # what a load hangs on
         return ask_loaders((Situation(config, architecture, g, None) for g in groups), loaders_of(("vllm",)))
     situations = tuple(_situations(config, architecture, checkpoint, groups))
     views = _all_or_none(ask_loaders(situations, loaders_of(), judge_for)) if situations else ()
-    unproven = {group.names: tuple(_unproven(config, group)) for group in groups}
+    unproven = {group.names: tuple(_unproven(config, architecture, checkpoint, group)) for group in groups}
     views = tuple(reduce(_held_back, unproven.get(view.names, ()), view) for view in views)
     form = config.data.get("quantization") if config is not None else None
     parts = {g.names for g in groups if any(is_stored_in_part(form, checkpoint, name) for name in g.names)}
@@ -115,11 +115,16 @@ class _Unproven(Record):
     """True where transformers was looked at with it too."""
 
 
-def _unproven(config: ModelConfig | None, group: Group) -> Iterator[_Unproven]:
+def _unproven(
+    config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint, group: Group
+) -> Iterator[_Unproven]:
     """Yield what engines were not looked at with: a quantised form, and names that are not the class's own."""
     data = config.data if config is not None else {}
     if not set(group.stored_names) <= set(group.names):
-        yield _Unproven("stored under other names than the class's, and what it makes of those was not read", "", True)
+        spelt = {*group.names, *(s for tie in architecture.ties for held in tie.spellings.values() for s in held)}
+        own, why = spelt.issuperset(group.stored_names), "and what it makes of those was not read"
+        by = "mlx-lm" if checkpoint.by_mlx else ""
+        yield _Unproven(f"stored under other names than the class's, {why}", by, own)
     mlx = "mlx-lm" if isinstance(data.get("quantization"), dict) else ""
     lacks = group.stored == "unknown" and len(group.stored_names) < len(group.names)
     if lacks and (not group.packed or group.reason == BY_MLX):

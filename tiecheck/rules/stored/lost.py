@@ -201,8 +201,7 @@ class TiedMemberLost(Rule):
             )
             from tiecheck.rules.stored.fixes import every_member, one_tensor
 
-            biases = all(name.endswith(".bias") for name in group.missing)  # most classes begin with zeros
-            new = "as in a new model" if biases else "random"
+            new = "as in a new model" if all(name.endswith(".bias") for name in group.missing) else "random"
             yield Draft(
                 f"{lost} {verb} not stored, and {why}: nothing ties {pronoun_for(group.missing)} to "
                 f"{listed(group.stored_names) if group.stored_names else 'anything'}, so "
