@@ -15,8 +15,13 @@ from fleets import EMBEDDING, HEAD, NORM, floats, write_model
 from tiecheck.config.options import Config
 from tiecheck.engine import repeats, run
 from tiecheck.engine.run import check_target
+from tiecheck.files import model_config
 from tiecheck.files.compare import equality
+from tiecheck.files.limits import Account, ByteQuestion, current, made_once, target_account
+from tiecheck.files.local import read_bytes
 from tiecheck.files.remote.repeated_headers import RecentItems
+from tiecheck.files.safetensors import header
+from tiecheck.stored import load_problems
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +151,62 @@ def test_members_are_compared_once_where_the_answer_is_new(tmp_path: Path, monke
     assert len(compared) == 5
 
 
+def test_a_part_of_a_check_is_made_twice_unless_it_read_more(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"1")
+    made: list[str] = []
+
+    def texts() -> tuple[int, str]:
+        made.append("texts")
+        return 1, "two"
+
+    def own() -> str:
+        made.append("own")
+        return f"{len(made)}"
+
+    def opened() -> bytes:
+        made.append("opened")
+        return read_bytes(str(file), "file")
+
+    def asked() -> object:
+        made.append("asked")
+        target_account().questions.append(ByteQuestion(len, (), (), 1))
+        return 1
+
+    parts: dict[Any, Any] = {}
+    for number in range(6):
+        account = Account()
+        account.parts = parts if number else None
+        token = current.set(account)
+        for part in (texts, own, opened, asked):
+            made_once(part.__name__, part)
+        current.reset(token)
+    assert {name: made.count(name) for name in set(made)} == {"texts": 3, "own": 6, "opened": 6, "asked": 6}
+
+
+def test_what_follows_from_texts_alone_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"load": 0, "header": 0, "config": 0}
+
+    def counting(module: Any, name: str, key: str) -> None:
+        whole = getattr(module, name)
+
+        def counted(*given: Any, **named: Any) -> Any:
+            counts[key] += 1
+            return whole(*given, **named)
+
+        monkeypatch.setattr(module, name, counted)
+
+    counting(load_problems, "load_problems", "load")
+    counting(header, "shard_of_header", "header")
+    counting(model_config, "parse_config", "config")
+    for i in range(7):
+        draw = random.Random(i)
+        stored = {EMBEDDING: floats(draw, 32), HEAD: floats(draw, 32), NORM: floats(draw, 4)}
+        folder = write_model(tmp_path / f"m{i}", stored, tie_word_embeddings=True)
+        assert check_target(str(folder), Config(), one_of_many=True).status == "fail"
+    assert counts == {"load": 3, "header": 3, "config": 3}  # the first makes the kind, then twice
+
+
 def test_another_header_of_the_same_length_and_end(tmp_path: Path) -> None:
     names = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
     for i in range(6):
@@ -167,10 +228,11 @@ def test_names_of_an_older_list_are_not_kept_with_a_verdict(tmp_path: Path) -> N
     stored = {EMBEDDING: floats(random.Random(1), 32), NORM: floats(random.Random(2), 4)}
     for name in "abcd":
         folder = write_model(tmp_path / name, stored, tie_word_embeddings=True)
-        listed = frozenset(os.listdir(folder))
+        account = Account()
+        account.listed = str(folder), frozenset(os.listdir(folder))
         if name in "ab":
             (folder / "consolidated.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-        found = check_target(str(folder), Config(), one_of_many=listed)
+        found = check_target(str(folder), Config(), one_of_many=account)
         assert found == check_target(str(folder), Config())
 
 

@@ -15,9 +15,11 @@ from lanes import sampled
 
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
-from tiecheck.fleet.listed import Listed
-from tiecheck.fleet.rows import WORST, FleetTally, failed_rows
+from tiecheck.fleet.listed import Listed, written_target
+from tiecheck.fleet.rows import failed_rows, options_mark, report_rows
 from tiecheck.fleet.run import EnginePlace, tally_rows
+from tiecheck.fleet.sources import folder_mark
+from tiecheck.fleet.tally import WORST, FleetTally
 from tiecheck.records.fleet import FleetSummary
 from tiecheck.render import fleet, fleet_page
 from tiecheck.render.reports import Style
@@ -92,6 +94,33 @@ def test_a_verdict_is_that_of_a_check(tmp_path: Path, models: Path, place: Engin
             if f["target"] == row["target"]
         ]
         assert told == [(f.code, f.message, f.names, f.fingerprint) for f in report.findings]
+
+
+@pytest.mark.parametrize("place", ENGINES.values(), ids=ENGINES)
+def test_a_row_is_that_of_the_report_and_its_mark_that_of_the_files(tmp_path: Path, place: EnginePlace) -> None:
+    truth = drawn_fleet(tmp_path / "fleet", 80, seed=20)
+    draw = random.Random(20)
+    for number, target in enumerate(draw.sample(sorted(truth), 24)):
+        beside = Path(target, ("README.md", "a\nb", '\U0001f600 "', "sub")[number % 4])
+        beside.mkdir() if beside.name == "sub" else beside.write_text("x" * number)
+    odd = tmp_path / "fleet" / os.fsdecode(b'\xff\n"\\')
+    write_model(odd, {"model.embed_tokens.weight": bytes(range(128))}, tie_word_embeddings=True)
+    run_fleet(f"{tmp_path}/fleet/", results=tmp_path / "out.jsonl", place=place)
+    rows = {row["target"]: row for row in rows_of(tmp_path / "out.jsonl")}
+    assert len(rows) == 81
+    for target in (*truth, str(odd)):
+        listed = Listed(target, folder_mark(target))
+        (*_, wanted) = report_rows(listed, check_target(target, Config()))
+        row = rows[written_target(target)]
+        assert row == wanted | {"target": row["target"], "options": options_mark(Config())}
+        assert row["mark"] is not None
+    again = run_fleet(f"{tmp_path}/fleet/", results=tmp_path / "out.jsonl", resume=True).summary.run
+    assert (again.skipped, again.judged) == (81, 0)
+    changed = [target for target in sorted(truth) if Path(target, "README.md").exists()]
+    for target in changed:
+        os.utime(Path(target, "README.md"), ns=(1, 1))
+    again = run_fleet(f"{tmp_path}/fleet/", results=tmp_path / "out.jsonl", resume=True).summary.run
+    assert (again.judged, again.skipped) == (len(changed), 81 - len(changed)) == (6, 75)
 
 
 def test_a_model_that_cannot_be_read_is_a_row(tmp_path: Path) -> None:

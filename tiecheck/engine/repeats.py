@@ -63,6 +63,8 @@ class _Kind(NamedTuple):
     """The weights of the first of them."""
     known: dict[tuple[Hashable, ...], ByteQuestion | _Verdict]
     """The answers so far -> the next question, or the verdict."""
+    parts: dict[Hashable, tuple[Any, bool]]
+    """Parts of their checks that hang on no byte (`made_once`)."""
 
 
 class Sight(NamedTuple):
@@ -81,12 +83,13 @@ _files: RecentItems[tuple[str, ...]] = RecentItems(KINDS)
 _kinds: RecentItems[_Kind] = RecentItems(KINDS)
 
 
-def look_at(folder: str, config: Config, account: Account, names: frozenset[str] | None = None) -> Sight | None:
+def look_at(folder: str, config: Config, account: Account) -> Sight | None:
     """Look at a directory as far as it takes to know a verdict again; None for a sort whose verdicts are not kept.
 
-    `names` are all that it held a moment ago, files alone; None to list it.
+    It is listed, unless its account has the names: all that it held a moment ago, files alone.
     """
     account.held = {}
+    names = account.names_of(folder)
     try:
         key = _key(folder, config, names)
         files = _files.find(key) if key is not None else None
@@ -145,7 +148,7 @@ def _kind_of(
         _files.put(key, known := files)
     kind = _kinds.find((id(known), place))
     if kind is None or kind.files is not known or kind.texts != texts:
-        kind = _Kind(known, texts, checkpoint, {})
+        kind = _Kind(known, texts, checkpoint, {}, {})
         _kinds.put((id(known), place), kind)
     return kind
 
@@ -181,12 +184,12 @@ def _key(folder: str, config: Config, names: frozenset[str] | None = None) -> tu
     names = _names(folder) if names is None else names
     if names is None or CONFIG_NAME not in names:
         return None
-    path = os.path.join(folder, CONFIG_NAME)
+    path = f"{folder}{os.sep}{CONFIG_NAME}"
     text = read_bytes(path, path, CONFIG_BYTES)
     picked = pick_weights_file(names, folder)
     index = b""
     if picked is not None and picked.endswith(INDEX_ENDING):
-        path = os.path.join(folder, picked)
+        path = f"{folder}{os.sep}{picked}"
         index = read_bytes(path, path, JSON_BYTES)
     if picked is None or len(text) > SMALL or len(index) > SMALL:
         return None
@@ -222,6 +225,7 @@ def _report(folder: str, files: tuple[str, ...]) -> TargetReport | None:
     kind = _kinds.find((id(files), place))
     if kind is None or kind.files is not files or kind.texts != texts:
         return None
+    target_account().parts = kind.parts
     checkpoint = kind.checkpoint._replace(root=folder)
     answers: tuple[Hashable, ...] = ()
     while (step := kind.known.get(answers)) is not None:
@@ -236,7 +240,7 @@ def _answer(question: ByteQuestion, checkpoint: Checkpoint, answers: tuple[Hasha
     if question.ask is _COMPARE and (*answers, APART) in kind.known and surely_apart(checkpoint, *question.args):
         return APART
     found: Hashable = question.ask(checkpoint, *question.args, **dict(question.named))
-    target_account().answered.append((checkpoint.root, question._replace(answer=found)))
+    target_account().answered.append((checkpoint.root, question, found))
     if _is_apart(found) and (*answers, APART) in kind.known:
         return APART
     return found
@@ -253,4 +257,5 @@ def _is_apart(answer: object) -> bool:
 
 def _for_target(report: TargetReport, target: str) -> TargetReport:
     """Return a report as that of another target."""
-    return report._replace(target=target, findings=tuple(finding_of_target(f, target) for f in report.findings))
+    found = tuple([finding_of_target(f, target) for f in report.findings]) if report.findings else ()
+    return report._replace(target=target, findings=found)

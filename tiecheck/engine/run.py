@@ -130,14 +130,14 @@ def check_target(
     config: Config,
     reporting: Reporting | None = None,
     *,
-    one_of_many: bool | frozenset[str] = False,
+    one_of_many: bool | Account = False,
     cache: VerdictCache | None = None,
 ) -> TargetReport:
     """Return the report of one target, typed or a module; whatever keeps it from being read is an error of its report.
 
     `reporting` makes it of the facts (`judge_facts`). `one_of_many` looks if one that is alike came before, and keeps
-    the verdict for those that come; names are all that the directory was listed with a moment ago, files alone. A cache
-    has the verdicts of earlier runs, and gets this one.
+    the verdict for those that come; an account may have the names that the directory was listed with a moment ago, and
+    tells afterwards what was read. A cache has the verdicts of earlier runs, and gets this one.
     """
     path = given_path(given)
     if path is None:
@@ -146,31 +146,31 @@ def check_target(
     if looked is not None and looked.report is not None:
         return looked.report
     reporting = reporting or judge_facts
-    target = Target(without_secrets(path), "checkpoint", path, None)
-    account = Account(config.timeout)
-    account.listed = path, one_of_many
+    account = one_of_many if isinstance(one_of_many, Account) else Account(config.timeout)
+    account.listed = account.listed if account is one_of_many else (path, bool(one_of_many))
     token = current.set(account)
+    target = None
     try:
         sight = None
         if one_of_many and reporting is judge_facts and not (config.allow or config.baseline):
-            from tiecheck.engine import repeats
+            from tiecheck.engine.repeats import keep_verdict, look_at, once_for_twins
 
-            sight = repeats.look_at(path, config, account, None if one_of_many is True else one_of_many)
+            sight = look_at(path, config, account)
             if sight is not None and sight.report is not None:
                 account.check_files()
                 if cache is not None and looked is not None:
                     cache.keep(looked, account, sight.report)
                 return sight.report
-            reporting = repeats.once_for_twins(reporting)
+            reporting = once_for_twins(reporting)
         target = parse_target(path)
         report, weights = _judge_path(target, config, reporting)
         account.check_files()
         if sight is not None:
-            repeats.keep_verdict(sight, config, weights, account, report)
+            keep_verdict(sight, config, weights, account, report)
         if cache is not None and looked is not None and weights is not None and not weights.missing_files:
             cache.keep(looked, account, report)
     except (Exception, OutOfTimeError, GeneratorExit) as error:  # noqa: BLE001  # the other targets are judged
-        return unread_report(target, error, account)
+        return unread_report(target or Target(without_secrets(path), "checkpoint", path, None), error, account)
     else:
         return report
     finally:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tiecheck.facts.registry import FactName
     from tiecheck.files.remote.reading import RemoteModel
+    from tiecheck.records.files import LoadProblem
 
     Given = dict[FactName, Any]
 
@@ -134,7 +135,6 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     """Return the facts of a directory, or of one weights file."""
     from tiecheck.files.checkpoint import read_checkpoint
     from tiecheck.files.model_config import read_config
-    from tiecheck.stored.load_problems import load_problems
 
     folder = target.directory or os.path.dirname(os.path.abspath(target.path))
     if os.path.exists(os.path.join(folder, WORK, COMMIT)):
@@ -143,7 +143,7 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     checkpoint = read_checkpoint(target.path)
     beside = _beside(target.directory, model, checkpoint)
     whole = target.directory is not None
-    problems = load_problems(model, checkpoint, whole=whole, values=config.values) if checkpoint else ()
+    problems = _load_problems(model, checkpoint, config, whole=whole) if checkpoint else ()
     if whole and checkpoint and model is not None and _may_be_refused(model, checkpoint):
         from tiecheck.stored.refused_loads import refused_loads
 
@@ -171,6 +171,17 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     if config.wants_live and target.directory and model is not None and checkpoint is not None:
         given["rehearsing"] = config.only(*REHEARSING)
     return Facts(given)
+
+
+def _load_problems(
+    model: ModelConfig | None, checkpoint: Checkpoint, config: Config, *, whole: bool
+) -> tuple[LoadProblem, ...]:
+    """Return what keeps the weights from being loaded, made once for directories that are alike in all but bytes."""
+    from tiecheck.files.limits import made_once
+    from tiecheck.stored.load_problems import load_problems
+
+    read = ("load problems", whole, checkpoint.missing_files, *(shard.path for shard in checkpoint.shards))
+    return made_once(read, lambda: load_problems(model, checkpoint, whole=whole, values=config.values))
 
 
 def _may_be_refused(model: ModelConfig, checkpoint: Checkpoint) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 from functools import wraps
 from math import inf
@@ -116,8 +116,10 @@ class Account:
         """Files that were opened, but for those of `questions`."""
         self.questions: list[ByteQuestion] = []
         """Questions that were asked of the bytes of tensors, with their answers (`byte_question`)."""
-        self.answered: list[tuple[str, ByteQuestion]] = []
-        """Those that were asked before the check, each with the root of its checkpoint: they are not asked again."""
+        self.answered: list[tuple[str, ByteQuestion, Any]] = []
+        """Those of before the check: root of the checkpoint, question, and answer, which is not asked for again."""
+        self.parts: dict[Hashable, tuple[Any, bool]] | None = None
+        """Parts of the check that were made of directories which are alike (`made_once`); None of the first."""
         self.asking = False
         """True while one of them is answered."""
         self.traffic: list[Callable[[], Traffic]] = []
@@ -217,7 +219,7 @@ def byte_question(ask: Callable[Concatenate[Checkpoint, P], T]) -> Callable[Conc
         answer: Any = object()  # of a question that raises: no other answer is this one
         this = (checkpoint.root, ask, args, tuple(named.items()))
         try:
-            before = [one.answer for root, one in taken.answered if (root, one.ask, one.args, one.named) == this]
+            before = [told for root, one, told in taken.answered if (root, one.ask, one.args, one.named) == this]
             answer = before[0] if before else ask(checkpoint, *args, **named)
         finally:
             taken.asking = False
@@ -225,3 +227,19 @@ def byte_question(ask: Callable[Concatenate[Checkpoint, P], T]) -> Callable[Conc
         return answer  # type: ignore[no-any-return]
 
     return asked  # type: ignore[return-value]  # the first argument has no name to a type checker
+
+
+def made_once(name: Hashable, make: Callable[[], T]) -> T:
+    """Return what follows from names, config and headers alone: of directories that are alike in them it is made twice.
+
+    As a verdict it is used once two have had it. Where a file was opened or bytes were asked for, it is made for each.
+    """
+    account = target_account()
+    before = account.parts.get(name) if account.parts is not None else None
+    if before is not None and before[1]:
+        return before[0]  # type: ignore[no-any-return]
+    seen = len(account.opened), len(account.questions)
+    made = make()
+    if account.parts is not None and seen == (len(account.opened), len(account.questions)):
+        account.parts[name] = made, before is not None and before[0] == made
+    return made

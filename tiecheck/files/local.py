@@ -77,7 +77,7 @@ def open_regular(path: str, label: str) -> int:
 def open_sized(path: str, label: str) -> tuple[int, int]:
     """Return the same, and the bytes of the file."""
     inside = type(path) is InsidePath
-    real: str | None = getattr(path, "real", None)
+    real: str | None = getattr(path, "real", None) if inside else None
     try:
         descriptor = os.open(real or path, _FLAGS | _NO_LINK if inside else _FLAGS)
     except (OSError, ValueError) as error:

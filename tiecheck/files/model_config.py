@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tiecheck.errors import TargetError
-from tiecheck.files.limits import CONFIG_BYTES
+from tiecheck.files.limits import CONFIG_BYTES, made_once
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import VENDOR_FLAG, Flag, ModelConfig
 from tiecheck.tables.architectures import class_rows
@@ -30,7 +30,8 @@ def read_config(root: str) -> ModelConfig | None:
     if name is None:
         return None
     path = path_inside(root, name)
-    return parse_config(read_bytes(path, path, CONFIG_BYTES), path)._replace(path=name)
+    raw = read_bytes(path, path, CONFIG_BYTES)
+    return made_once(("config", raw), lambda: parse_config(raw, path)._replace(path=name))
 
 
 def parse_config(raw: bytes, path: str) -> ModelConfig:

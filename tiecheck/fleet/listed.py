@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ class Listed(NamedTuple):
     """All that the folder holds, as it was listed; None of one that holds more than files, and where nobody tells."""
 
 
+@lru_cache(1024)
 def file_sort(name: str) -> str:
     """Return what a file is to a model, by its name: its config, weights, a model by itself (GGUF), or nothing.
 

@@ -1,128 +1,24 @@
-"""Rows of the table, one a finding, then one a model; counts over them; and the judging of a chunk, all of a worker."""
+"""Rows of the table, one a finding, then one a model; and the judging of a chunk, which is all that a worker does."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
+from tiecheck.files.limits import Account
 from tiecheck.fleet.listed import HALVES, Listed, value_digest
 from tiecheck.fleet.sources import current_mark
-from tiecheck.records.fleet import FleetCount, FleetSummary, RunCounts, WorstModel
+from tiecheck.fleet.tally import FleetTally
 from tiecheck.records.report import TargetReport
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
-
-WORST = 20
-"""Models that are named: the worst ones, and the first that could not be judged."""
-
-NAMES = 5_000
-"""Classes, or loaders, that are counted one by one; those beyond are counted together."""
-
-OTHERS = "(others)"
-
-
-class FleetTally:
-    """Counts of models and findings."""
-
-    def __init__(self) -> None:
-        self.plain: Counter[str] = Counter()
-        """`models`, `unchecked`, `skips`, `bytes`, `requests`; and `status ...` and `severity ...`, words each."""
-        self.by: dict[str, dict[str, list[int]]] = {"rules": {}, "architectures": {}, "loaders": {}}
-        """Name -> its models, those of them that fail, those in error."""
-        self.worst: list[tuple[int, int, str, str | None, tuple[str, ...]]] = []
-        self.errors: list[tuple[str, str]] = []
-
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Count one model: the rows of its findings, then its own."""
-        *findings, row = rows
-        plain = self.plain
-        status = row["status"]
-        plain["models"] += 1
-        plain[f"status {status}"] += 1
-        plain["skips"] += row["skips"]
-        if not row["checked"]:
-            plain["unchecked"] += 1
-        if row["requests"] is not None:
-            plain["bytes"] += row["bytes"] or 0
-            plain["requests"] += row["requests"]
-        if row["error"] is not None and len(self.errors) < WORST:
-            self.errors.append((row["target"], row["error"]))
-        self._count("architectures", row["architecture"] or "(none)", status)
-        counted = [found for found in findings if found["suppressed"] is None]
-        if not counted:
-            return
-        for code in row["codes"]:
-            self._count("rules", code, status)
-        grave = [found for found in counted if found["severity"] != "info"]
-        for found in counted:
-            plain[f"severity {found['severity']}"] += 1
-        for loader in dict.fromkeys(title for found in grave for title in found["hurts"] or ()):
-            self._count("loaders", loader, status)
-        if grave:
-            errors = sum(found["severity"] == "error" for found in grave)
-            self.worst.append((-errors, errors - len(grave), row["target"], row["architecture"], tuple(row["codes"])))
-            if len(self.worst) > 2 * WORST:
-                self._cut()
-
-    def merge(self, other: FleetTally) -> None:
-        """Add the counts of another chunk."""
-        self.plain.update(other.plain)
-        for kind, names in other.by.items():
-            held = self.by[kind]
-            for name, counts in names.items():
-                known = name if name in held or len(held) < NAMES else OTHERS
-                held[known] = [a + b for a, b in zip(held.get(known, (0, 0, 0)), counts, strict=True)]
-        self.worst += other.worst
-        self._cut()
-        self.errors = (self.errors + other.errors)[:WORST]
-
-    def summary(self, run: RunCounts) -> FleetSummary:
-        """Return the counts as the record that is shown, with those of this run."""
-        self._cut()
-        plain = self.plain
-        return FleetSummary(
-            version=__version__,
-            run=run,
-            status={word: plain[f"status {word}"] for word in ("pass", "fail", "unknown", "error")},
-            severity={word: plain[f"severity {word}"] for word in ("error", "warning", "info")},
-            unchecked=plain["unchecked"],
-            skips=plain["skips"],
-            bytes=plain["bytes"],
-            requests=plain["requests"],
-            rules=self._sorted("rules"),
-            architectures=self._sorted("architectures"),
-            loaders=self._sorted("loaders"),
-            worst=tuple(WorstModel(target, architecture, codes) for _, _, target, architecture, codes in self.worst),
-            errors=tuple(self.errors),
-        )
-
-    def _count(self, kind: str, name: str, status: str) -> None:
-        held = self.by[kind]
-        counts = held.get(name)
-        if counts is None:
-            counts = held[name] = [0, 0, 0]
-        counts[0] += 1
-        if status == "fail":
-            counts[1] += 1
-        elif status == "error":
-            counts[2] += 1
-
-    def _cut(self) -> None:
-        self.worst.sort(key=lambda worst: worst[:3])
-        del self.worst[WORST:]
-
-    def _sorted(self, kind: str) -> tuple[FleetCount, ...]:
-        found = [FleetCount(name, *counts) for name, counts in self.by[kind].items()]
-        return tuple(sorted(found, key=lambda one: (-one.fail, -one.error, -one.models, one.name)))
-
 
 Chunk = tuple[Listed, ...]
 
@@ -160,6 +56,9 @@ MODEL = (
 )
 """Fields of a model's row."""
 
+KIND = ("architecture", "status", "model_type", "reason", "skips", "checked", "options")
+"""Fields of a model's row that are not empty where nothing was found, but for target and mark: few in a fleet."""
+
 LISTS = ("codes", "names", "hurts")
 NUMBERS = ("findings", "skips", "bytes", "requests")
 FLAGS = ("checked", "fixable")
@@ -172,6 +71,7 @@ _EMPTY: dict[str, Any] = {"row": "model", **dict.fromkeys(MODEL)} | {
 }  # fmt: skip
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode_text = json.encoder.encode_basestring_ascii  # as `_encode` does a text
 _encode_odd = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
@@ -216,16 +116,13 @@ def options_mark(config: Config) -> str:
 
 def judge_chunk(chunk: Sequence[Listed], config: Config) -> Judged:
     """Judge some models; whatever is wrong with one is its row. Runs in a worker, and needs the core install alone."""
-    if any("://" in model.target for model in chunk):
-        parts = list(_readers(os.getpid()).map(lambda model: _rows_of(model, config), chunk))
-    else:
-        parts = [_rows_of(model, config) for model in chunk]
+    judge = partial(_judged_rows, config=config, options=options_mark(config))
+    remote = any("://" in model.target for model in chunk)
+    parts = list(_readers(os.getpid()).map(judge, chunk)) if remote else list(map(judge, chunk))
     tally = FleetTally()
-    options = options_mark(config)
-    for rows in parts:
-        rows[-1]["options"] = options
+    for _, rows in parts:
         tally.add(rows)
-    return Judged(b"".join(map(row_lines, parts)), tally)
+    return Judged("".join([text for text, _ in parts]).encode(), tally)
 
 
 @cache
@@ -246,7 +143,11 @@ def failed_rows(model: Listed, why: str) -> Judged:
 
 def row_lines(rows: Iterable[dict[str, Any]]) -> bytes:
     """Return some rows as JSON lines."""
-    return "".join(f"{_row_line(row)}\n" for row in rows).encode()
+    return _row_text(rows).encode()
+
+
+def _row_text(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join([f"{_row_line(row)}\n" for row in rows])
 
 
 def _row_line(row: dict[str, Any]) -> str:
@@ -257,12 +158,32 @@ def _row_line(row: dict[str, Any]) -> str:
     return _encode(json.loads(HALVES.sub(lambda half: f"\\\\u{ord(half[0]):04x}", _encode_odd(row))))
 
 
-def _rows_of(model: Listed, config: Config) -> list[dict[str, Any]]:
+def _judged_rows(model: Listed, config: Config, options: str) -> tuple[str, list[dict[str, Any]]]:
+    """Return the rows of a model, as text, and for the counts."""
     if model.error is not None:
-        return [_model_row(model, None, "error") | {"error": model.error}]
-    if model.mark is None:
+        rows = [_model_row(model, None, "error") | {"error": model.error, "options": options}]
+        return _row_text(rows), rows
+    if model.mark is None and model.names is None:
         model = model._replace(mark=current_mark(model))
-    return report_rows(model, check_target(model.target, config, one_of_many=model.names or True))
+    account = Account(config.timeout)
+    account.listed = model.target, model.names or True
+    report = check_target(model.target, config, one_of_many=account)
+    mark = current_mark(model, account.files)
+    target = _encode_text(model.target)
+    if not (report.findings or report.errors or report.remote or "\\ud" in target):
+        kind = (report.architecture, report.status, report.model_type, report.reason, len(report.skips))
+        rows, (before, between, after) = _row_of_kind((*kind, bool(report.rules_run), options))
+        return f"{before}{target}{between}{'null' if mark is None else _encode_text(mark)}{after}\n", rows
+    rows = report_rows(model._replace(mark=mark), report)
+    rows[-1]["options"] = options
+    return _row_text(rows), rows
+
+
+@lru_cache(1024)
+def _row_of_kind(kind: tuple[Any, ...]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the row of models of which nothing was found, and its text around target and mark."""
+    row = _model_row(Listed("\0", "\0"), None, "") | dict(zip(KIND, kind, strict=True))
+    return [row], _row_line(row).split('"\\u0000"')
 
 
 def report_rows(model: Listed, report: TargetReport) -> list[dict[str, Any]]:

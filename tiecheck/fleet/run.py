@@ -16,8 +16,9 @@ from tiecheck.config.options import Config
 from tiecheck.errors import TiecheckError, shown
 from tiecheck.fleet.listed import Listed
 from tiecheck.fleet.results import Results, read_row_groups
-from tiecheck.fleet.rows import Chunk, Done, FleetTally, Judged, failed_rows
+from tiecheck.fleet.rows import Chunk, Done, Judged, failed_rows
 from tiecheck.fleet.sources import list_models
+from tiecheck.fleet.tally import FleetTally
 from tiecheck.records.fleet import FleetSummary, RunCounts
 
 CHUNK = 100

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from glob import escape, has_magic, iglob
 
 from tiecheck.errors import TargetError, UsageError
@@ -14,6 +14,9 @@ from tiecheck.files.limits import JSON_BYTES
 from tiecheck.fleet.lines import MANIFESTS, read_lines
 from tiecheck.fleet.listed import MANY, SIGNS, Listed, file_sort, value_digest
 from tiecheck.targets.parse import FILE_ENDINGS, targets_below
+
+NONE_READ: Mapping[str, tuple[int, ...]] = {}
+"""Files that were opened, where none was."""
 
 HUB_PAGE = 1000
 """Models that the hub is asked for at once, the most that it gives."""
@@ -101,35 +104,38 @@ def _walk(folder: str) -> Iterator[Listed]:
             waiting.pop()
             continue
         try:
-            below, sorts, files = _listed(folder)
+            below, sorts, files, plain = _listed(folder)
         except OSError:
             yield Listed(folder)
             continue
         if {"config", "weights"} <= sorts or (not inside and not sorts.isdisjoint(SIGNS)):
-            alone = not below and "hidden" not in sorts and len(files) <= MANY
-            alone = alone and all(file.is_file(follow_symlinks=False) for file in files)
-            yield Listed(folder, _mark(files), None, frozenset([file.name for file in files]) if alone else None)
+            names = frozenset([file.name for file in files]) if plain else None
+            yield Listed(folder, None if plain else _mark(files), None, names)
             inside = True
         elif "gguf" in sorts and not inside:
             yield from map(Listed, targets_below(folder))
-        waiting.append(zip(below if len(below) <= MANY else _folders(folder), itertools.repeat(inside)))
+        if below:
+            waiting.append(zip(below if len(below) <= MANY else _folders(folder), itertools.repeat(inside)))
 
 
-def _listed(folder: str) -> tuple[list[str], set[str], list[os.DirEntry[str]]]:
-    """Return the folders of one, what its files are, and these, as many as count; an `OSError` goes up."""
+def _listed(folder: str) -> tuple[list[str], set[str], list[os.DirEntry[str]], bool]:
+    """Return the folders of one, sorts of files, the files that count, whether all is files; an `OSError` goes up."""
     sorts: set[str] = set()
     below: list[str] = []
     files: list[os.DirEntry[str]] = []
+    plain = True
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.is_dir(follow_symlinks=False):
-                files += [entry] if len(files) <= MANY else []
+            if entry.is_dir(follow_symlinks=False):
+                plain = False
+                if entry.name[0] != "." and len(below) <= MANY:
+                    below.append(entry.path)
+            else:
+                plain = plain and entry.is_file(follow_symlinks=False)
                 sorts.add(file_sort(entry.name))
-            elif entry.name[0] == ".":
-                sorts.add("hidden")
-            elif len(below) <= MANY:
-                below.append(entry.path)
-    return below, sorts, files
+                if len(files) <= MANY:
+                    files.append(entry)
+    return below, sorts, files, plain and len(files) <= MANY
 
 
 def _folders(folder: str) -> Iterator[str]:
@@ -226,9 +232,26 @@ def folder_mark(path: str) -> str | None:
         return None
 
 
-def current_mark(model: Listed) -> str | None:
-    """Return the mark of a model as its source gave it, or as its files have it now."""
-    return model.mark or (None if "://" in model.target else folder_mark(model.target))
+def current_mark(model: Listed, read: Mapping[str, tuple[int, ...]] = NONE_READ) -> str | None:
+    """Return the mark of a model as its source gave it, or as its files have it now.
+
+    `read` has what was seen of those that were opened (`Account.files`): of these it is the mark of what was judged.
+    """
+    if model.mark is not None or "://" in model.target:
+        return model.mark
+    if model.names is None:
+        return folder_mark(model.target)
+    found = []
+    try:
+        for name in model.names:
+            path = f"{model.target}{os.sep}{name}"
+            if (seen := read.get(path)) is None:
+                status = os.stat(path)
+                seen = (0, 0, status.st_size, status.st_mtime_ns)
+            found.append((name, seen[2], seen[3]))
+    except OSError:
+        return None
+    return value_digest(sorted(found))
 
 
 def _mark(files: Iterable[os.DirEntry[str]]) -> str | None:

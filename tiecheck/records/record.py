@@ -77,10 +77,11 @@ else:
 
         def _replace(self, **changes):
             made = list(self)
+            places = self._places
             for field, value in changes.items():
-                if field not in self._places:
+                if field not in places:
                     raise ValueError(f"{type(self).__name__} has no field {field}")
-                made[self._places[field]] = value
+                made[places[field]] = value
             return tuple.__new__(type(self), made)
 
         def _asdict(self):

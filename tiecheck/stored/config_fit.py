@@ -181,7 +181,7 @@ def _misfit(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str, path: 
             if changed
             else open_problem(f"{made.state}, and the size of {tensor.name} hangs on it", line, path)
         )
-    wanted, slack, said = made
+    wanted, slack = made
     layers = walk_field(spot.section, "num_hidden_layers", line)
     # Gemma 4 has columns for each layer
     each = float(factor.partition("+")[0]) == _BUILT_LAYERS and type(layers) is int
@@ -194,13 +194,14 @@ def _misfit(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str, path: 
         why = f"{where} is {str(found).lower()}, and {tensor.name} has the size of another value"
     # Another key that says the size makes it as likely (Marian's `decoder_vocab_size`).
     beside = any(type(value) is int and value == size for key, value in spot.section.data.items() if key not in powers)
-    if (changed and fits and not beside) or not (said or fits):
+    if (changed and fits and not beside) or not (powers or fits):
         return open_problem(why, line, path)
     silent = changed or fits or listed_apart(spot.section, name)
     if silent or any(said_otherwise(spot.section, dotted, size, line) for dotted in powers):
         return None
     where = ("rows", "columns")[axis] if len(tensor.shape) == 2 else f"as size of axis {axis}"
-    why = f"{tensor.name} is stored with {size} {where}, and config.json makes {wanted} of {listed(said)}"
+    said = (f"{written_field(spot.section, d, line)} {walk_field(spot.section, d, line)}" for d in powers)
+    why = f"{tensor.name} is stored with {size} {where}, and config.json makes {wanted} of {listed(tuple(said))}"
     told = (f"size mismatch for {tensor.name}", why, tensor.file, NUMBERS, (tensor.name,))
     return told_problem("shape", (line,), "crash", *told)
 
@@ -214,18 +215,17 @@ def _unsized(spot: Spot, name: str, made: Any, lookup: TensorFinder) -> str:
     return f"{made.state}, and the size of {name} hangs on it" if unread else ""
 
 
-def _made(
-    section: Section, factor: str, powers: dict[str, int], line: str
-) -> tuple[int, int, tuple[str, ...]] | Unread | None:
-    """Return a size that a config makes, the distance that rounding can make, and the fields with their values."""
+def _made(section: Section, factor: str, powers: dict[str, int], line: str) -> tuple[int, int] | Unread | None:
+    """Return a size that a config makes, and the distance that rounding can make."""
     times, _, more = factor.partition("+")
-    whole, parts, said, slack = float(times), 1.0, [], 0
+    whole, parts, slack = float(times), 1.0, 0
     pad = section.data.get("pad_token_id") if more and section.kind == "fsmt" else None
     more = str(pad + 1) if type(pad) is int else more  # its positions begin after the padding (5.23, 4.57)
     for dotted, exponent in powers.items():
-        value, full = walk_field(section, dotted, line), written_field(section, dotted, line)
+        value = walk_field(section, dotted, line)
         if isinstance(value, Unread) or (type(value) is int and value == 0):
-            return Unread(f"{full} is {value.state if isinstance(value, Unread) else value}")
+            state = value.state if isinstance(value, Unread) else value
+            return Unread(f"{written_field(section, dotted, line)} is {state}")
         if type(value) not in (int, float) or not 0 < value < _LARGEST:
             return None
         slack = max(slack, int(isinstance(value, float)))
@@ -233,8 +233,7 @@ def _made(
             whole *= value**exponent
         else:
             parts *= value**-exponent
-        said.append(f"{full} {value}")
-    return int(whole // parts) + int(more or 0), slack, tuple(said)
+    return int(whole // parts) + int(more or 0), slack
 
 
 _BUILT_LAYERS = 2

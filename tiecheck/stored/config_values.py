@@ -154,7 +154,8 @@ def _key_read(section: Section, known: dict[str, Any], name: str) -> str:
 
 
 def _spelled(known: dict[str, Any], name: str) -> tuple[str, ...]:
-    return (name, *(alias for alias, target in known.get("a", {}).items() if target == name))
+    others = known.get("a")
+    return (name, *[alias for alias, target in others.items() if target == name]) if others else (name,)
 
 
 def written_field(root: Section, dotted: str, line: str) -> str:

@@ -193,6 +193,7 @@ class TensorFinder:
         self.checkpoint, self.aliases, self.outer = checkpoint, aliases, outer
         self.prefix = f"{architecture.prefix}." if architecture.prefix else ""
         self.ties = {name: tie for tie in architecture.ties if self._stands_for_all(tie) for name in tie.names}
+        self._stored: dict[str, list[StoredTensor]] = {}
 
     def _stands_for_all(self, tie: TieSpec) -> bool:
         """Tell whether a stored member stands for the others: one of several that are stored may have its own size."""
@@ -228,9 +229,12 @@ class TensorFinder:
         return tuple(tensor.name for tensor in held) if len({tensor.shape for tensor in held}) > 1 else ()
 
     def _held(self, member: str) -> list[StoredTensor]:
-        """Return what is stored under each name that the loader takes for a tensor."""
-        stored = (self.checkpoint.tensor(one) for one in dict.fromkeys(self.spelled(member)))
-        return [tensor for tensor in stored if tensor is not None]
+        """Return what is stored under each name that the loader takes for a tensor: several rules ask for each."""
+        held = self._stored.get(member)
+        if held is None:
+            stored = (self.checkpoint.tensor(one) for one in dict.fromkeys(self.spelled(member)))
+            held = self._stored[member] = [tensor for tensor in stored if tensor is not None]
+        return held
 
     def spelled(self, member: str) -> list[str]:
         """Return the names under which a file may have a tensor of the class, its own first."""

@@ -78,7 +78,7 @@ def class_structure(class_name: str, model_type: str | None) -> tuple[str, dict[
 
 def config_structure(kind: str, line: str = "5") -> dict[str, Any] | None:
     """Return what is known of a config class, by its model type or its name; None for one that the table lacks."""
-    return _value(f"@{kind}", line) if kind and not set(kind) & set("\t\n") else None
+    return _value(f"@{kind}", line) if kind and "\t" not in kind and "\n" not in kind else None
 
 
 def class_of_word(kind: str, word: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -113,6 +114,18 @@ def test_only_the_last_ones_are_kept() -> None:
     with pytest.raises(ZeroDivisionError):
         recent.get("z", lambda: 1 // 0)
     assert recent.get("z", lambda: 7) == 7
+
+
+def test_what_is_asked_for_stays_while_others_pass() -> None:
+    recent: RecentItems[int] = RecentItems(8)
+    draw = random.Random(8)
+    for hot in "abc":
+        recent.put(hot, ord(hot))
+    for passing in range(300):
+        for hot in draw.sample("abc", 3):
+            assert recent.find(hot) == ord(hot)
+        recent.put(passing, passing)
+    assert sum(recent.find(key) is not None for key in [*"abc", *range(300)]) == 8
 
 
 def test_a_verdict_is_used_once_two_addresses_had_it(serve, model, monkeypatch) -> None:

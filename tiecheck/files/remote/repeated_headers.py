@@ -28,7 +28,8 @@ class RecentItems(Generic[T]):
 
     def __init__(self, count: int = KEPT) -> None:
         self._count = count
-        self._held: dict[Hashable, T] = {}
+        self._held: dict[Hashable, list[Any]] = {}
+        """Key -> the thing, and whether it was asked for since it came, or was spared."""
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -41,18 +42,22 @@ class RecentItems(Generic[T]):
 
     def find(self, key: Hashable) -> T | None:
         """Return the thing that is kept for a key; None where there is none."""
-        with self._lock:
-            found = self._held.pop(key, None)
-            if found is not None:
-                self._held[key] = found  # the last one asked for is the last to go
-            return found
+        held = self._held.get(key)
+        if held is None:
+            return None
+        held[1] = True
+        return held[0]  # type: ignore[no-any-return]
 
     def put(self, key: Hashable, thing: T) -> None:
-        """Keep a thing."""
+        """Keep a thing; the oldest goes that was not asked for: to move each one that is would hash its key again."""
         with self._lock:
-            self._held[key] = thing
-            while len(self._held) > self._count:
-                del self._held[next(iter(self._held))]
+            self._held.pop(key, None)
+            while len(self._held) >= self._count:
+                oldest = next(iter(self._held))
+                held = self._held.pop(oldest)
+                if held[1]:
+                    self._held[oldest] = [held[0], False]
+            self._held[key] = [thing, False]
 
 
 class _Model(NamedTuple):

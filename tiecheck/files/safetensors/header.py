@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from tiecheck.errors import TargetError
-from tiecheck.files.limits import HEADER_BYTES, READ, VALUES, target_account
+from tiecheck.files.limits import HEADER_BYTES, READ, VALUES, made_once, target_account
 from tiecheck.files.local import LFS_POINTER, open_sized, parse_json, paused_collector, read_from, refuse_pointer
 from tiecheck.files.safetensors.soundness import check_entries, quickly_sound, said_once
 from tiecheck.records.stored import Shard
@@ -40,7 +41,7 @@ def read_shards(
             target_account().check_time()
             typed = parsed >= TYPED_FROM or "msgspec" in sys.modules  # the index may have brought it
             raw, size = read_header(path)
-            shard = shard_of_header(raw, size, path, label, typed=typed)
+            shard = made_once((label, size, raw), partial(shard_of_header, raw, size, path, label, typed=typed))
             parsed += shard.data_start
             agree = agree and where is not None and _given(where, shard)
             shards.append(_later(shard, raw) if agree and typed and _is_typed(shard.entries) else shard)
