@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.options import PLACING, Config
-from tiecheck.engine.options import check_with, make_config
+from tiecheck.engine.options import check_beside, check_with, make_config
+from tiecheck.engine.run import assemble_report, inspect_targets
+from tiecheck.errors import TargetError
 from tiecheck.records.counts import Counts
 from tiecheck.records.report import Report, View
+from tiecheck.records.words import Unknown
 from tiecheck.targets.parse import given_path
 
 if TYPE_CHECKING:
@@ -64,8 +67,6 @@ def check(
     """
     made = make_config(target, config=config, ties=ties, **options)
     if optimizer is not None or beside is not None:
-        from tiecheck.engine.options import check_beside
-
         return check_beside(target, made, optimizer, beside)  # type: ignore[arg-type]  # it refuses a path
     return check_with(target, made)
 
@@ -94,8 +95,6 @@ def inspect(
         UsageError: What `check` raises it for.
         TypeError: An option that does not exist.
     """
-    from tiecheck.engine.run import assemble_report, inspect_targets
-
     for word in options:
         if word in PLACING:
             raise TypeError(f"inspect judges no placement, so there is no option {word!r}; check has it")
@@ -194,9 +193,7 @@ def uses(module: nn.Module, inputs: Any = None) -> tuple[Use, ...]:
         TiecheckError: No pass came to its end; the message names the operation that stopped it.
         TypeError: If `module` is no `nn.Module`.
     """
-    from tiecheck.errors import TargetError
     from tiecheck.live.registrations import looking_at
-    from tiecheck.records.words import Unknown
     from tiecheck.trace.inputs import given_inputs
     from tiecheck.trace.uses import trace_uses
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tiecheck.cli import check
+from tiecheck.engine.run import run
+
 FAILS = "llama-flag-lost"
 """Has one finding, TIE102, an error."""
 
@@ -60,13 +63,8 @@ def test_for_comes_from_the_file(tiecheck_cli, models: Path, lost: str) -> None:
 
 
 def test_the_contract_reaches_the_engine(tiecheck_cli, lost: str, monkeypatch) -> None:
-    import tiecheck.engine.run
-
     seen = []
-    real = tiecheck.engine.run.run
-    monkeypatch.setattr(
-        tiecheck.engine.run, "run", lambda targets, config: seen.append(config) or real(targets, config)
-    )
+    monkeypatch.setattr(check, "run", lambda targets, config: seen.append(config) or run(targets, config))
     write('[tool.tiecheck.ties]\nMyGPT = [["lm_head.weight", "wte.weight"]]')
     tiecheck_cli(lost)
     assert seen[0].ties == {"MyGPT": (("lm_head.weight", "wte.weight"),)}

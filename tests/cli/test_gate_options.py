@@ -33,7 +33,7 @@ def asked(tiecheck_cli, models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
             seen.append(config)
             return ()
 
-        monkeypatch.setattr("tiecheck.engine.run.run", run)
+        monkeypatch.setattr("tiecheck.cli.check.run", run)
         result = tiecheck_cli("check", str(models / "llama-healthy-tied"), *options)
         assert result.exit_code == 2, "nothing was checked, or the options are wrong"
         assert result.exception is None or isinstance(result.exception, SystemExit)

@@ -13,6 +13,7 @@ from tiecheck.cli.inspect import READING
 from tiecheck.cli.settings import settle_options
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import PLACING, Config
+from tiecheck.engine.run import assemble_report, run
 from tiecheck.errors import shown
 from tiecheck.wording import counted
 
@@ -36,7 +37,6 @@ def command(targets: tuple[str, ...], output_file: str, **options: Any) -> None:
 
     Exit status: 0 written, 2 a target could not be judged, and nothing is written.
     """
-    from tiecheck.engine.run import assemble_report, run
     from tiecheck.engine.suppressions import baseline_text
 
     settled = settle_options(options, targets)

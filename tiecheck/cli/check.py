@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,15 @@ import click
 from tiecheck.cli.settings import codes_option, config_options, formats_option, known_number, settle_options
 from tiecheck.cli.streams import PlainCommand, complete_codes
 from tiecheck.config.options import LONGEST, PLACING, Config
+from tiecheck.engine.run import assemble_report, run
+from tiecheck.engine.status import exit_status, unjudged_contracts
 from tiecheck.errors import TargetError, shown
+from tiecheck.records.edits import COMMIT, WORK
+from tiecheck.records.report import Report, TargetReport
+from tiecheck.targets.parse import stored_models_below
+from tiecheck.wording import counted
 
 if TYPE_CHECKING:
-    from tiecheck.records.report import Report, TargetReport
     from tiecheck.render.reports import Output, Shown, Style
 
 
@@ -140,8 +146,6 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
     """
-    from tiecheck.engine.run import assemble_report, run
-    from tiecheck.engine.status import exit_status
     from tiecheck.render.reports import Style, parse_outputs
 
     style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])
@@ -159,8 +163,6 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         report = assemble_report(_told_progress(run(targets, config), targets, style))
     write_reports(report, outputs, style)
     if config.ties:
-        from tiecheck.engine.status import unjudged_contracts
-
         for told in unjudged_contracts(report, config):
             click.echo(told, err=True)
     tell_left_fixes(targets)
@@ -178,7 +180,6 @@ def _told_progress(reports: Iterable[TargetReport], targets: tuple[str, ...], st
     if style.quiet or not (sys.stderr and sys.stderr.isatty()) or os.environ.get("TERM") == "dumb":
         yield from reports
         return
-    import time
     from threading import Event, Thread
 
     ended, begin, count, told = Event(), time.monotonic(), 0, False
@@ -204,8 +205,6 @@ def _told_progress(reports: Iterable[TargetReport], targets: tuple[str, ...], st
 
 def tell_left_fixes(targets: tuple[str, ...]) -> None:
     """Tell on standard error of what an interrupted fix left in a directory before it changed any file of the model."""
-    from tiecheck.records.edits import COMMIT, WORK
-
     for target in targets:
         left = os.path.join(target, WORK)
         if os.path.isdir(left) and not os.path.exists(os.path.join(left, COMMIT)):
@@ -216,9 +215,6 @@ def tell_unjudged_models(report: Report) -> None:
     """Tell on standard error of the models that lie below a directory of sources, which was judged as sources alone."""
     for target in report.targets:
         if target.type == "source" and os.path.isdir(target.target):
-            from tiecheck.targets.parse import stored_models_below
-            from tiecheck.wording import counted
-
             count = 0
             with contextlib.suppress(TargetError):  # more folders than are looked at
                 count = sum(1 for _ in stored_models_below(target.target))

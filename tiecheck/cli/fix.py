@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,14 +12,13 @@ import click
 from tiecheck.cli.settings import codes_option, config_options, settle_options
 from tiecheck.cli.streams import PlainCommand, complete_codes
 from tiecheck.config.options import Config
+from tiecheck.records.edits import Edit
+from tiecheck.records.report import Finding
+from tiecheck.targets.parse import parse_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from tiecheck.fix.run import FixOutcome
     from tiecheck.fix.sources import SourceOutcome
-    from tiecheck.records.edits import Edit
-    from tiecheck.records.report import Finding
 
 HEARD = ("select", "judge_for", "fail_on")
 """Options of a check that say what is to be fixed."""
@@ -49,7 +49,6 @@ def command(target: str, apply: bool, to: str | None, choose: str | None, **opti
     Exit status: 0 nothing is left to fix, 1 something is, 2 it could not be judged or written.
     """
     from tiecheck.fix.run import FixOptions, fix_target
-    from tiecheck.targets.parse import parse_target
 
     if apply and to is not None:
         raise click.UsageError("--apply fixes in place and --to a copy; give one of them")

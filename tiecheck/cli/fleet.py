@@ -15,6 +15,7 @@ from tiecheck.cli.check import write_reports
 from tiecheck.cli.settings import formats_option, settle_options
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import Config
+from tiecheck.engine.run import run
 from tiecheck.errors import UsageError, without_secrets
 from tiecheck.wording import listed
 
@@ -108,8 +109,6 @@ def _compare(tables: tuple[str, ...], formats: tuple[str, ...], options: dict[st
 
 def _check_rules(config: Config) -> None:
     """Refuse wrong rules and loaders before the first model is read."""
-    from tiecheck.engine.run import run
-
     next(run((), config), None)
 
 

@@ -12,6 +12,7 @@ from tiecheck.cli.check import turn_output_aside, write_reports
 from tiecheck.cli.settings import settle_options
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import PLACING, Config
+from tiecheck.engine.run import assemble_report, inspect_targets
 
 READING = (
     *("live", "load", "uses", "inputs", "measure", "trust_remote_code", "values", "revision", "offline", "timeout"),
@@ -40,7 +41,6 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], *, verbose: bool
 
     Exit status: 0 the facts are there, 2 a target, or a layer that was asked for, could not be read.
     """
-    from tiecheck.engine.run import assemble_report, inspect_targets
     from tiecheck.render.reports import FACTS, Style, parse_outputs
 
     settled = settle_options(options, targets)

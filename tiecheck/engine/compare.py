@@ -16,23 +16,21 @@ from tiecheck.config.options import Config
 from tiecheck.engine.entries import entry_of_tie
 from tiecheck.engine.run import check_target, read_ties
 from tiecheck.errors import OutOfTimeError, TargetError
+from tiecheck.facts.registry import Facts
 from tiecheck.files.compare.spans import OpaqueError, opened_members
 from tiecheck.files.limits import Account, current
 from tiecheck.records.fleet import Difference, TieChange, TieComparison
-from tiecheck.records.report import TieEntry
+from tiecheck.records.report import TargetReport, TieEntry
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import TIED, Kind
 from tiecheck.rules.stored.groups import rows_text
-from tiecheck.targets.parse import given_path
+from tiecheck.targets.parse import Target, given_path
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.facts.registry import Facts
     from tiecheck.files.compare.reshaped import Opened
     from tiecheck.records.live import Tie
-    from tiecheck.records.report import TargetReport
-    from tiecheck.targets.parse import Target
 
     Compared = str | os.PathLike[str] | nn.Module | Sequence[Tie]
 

@@ -21,6 +21,7 @@ from tiecheck.config.options import (
 from tiecheck.engine.run import assemble_report, check_target, judge_facts, run
 from tiecheck.errors import UsageError, did_you_mean, foreign_errors
 from tiecheck.facts.registry import Facts
+from tiecheck.peers.loaders.registry import parse_for
 from tiecheck.records.report import SEVERITIES, Report, TargetReport
 from tiecheck.rules.registry import check_codes
 from tiecheck.targets.parse import Target, given_path
@@ -121,18 +122,12 @@ def read_settings(path: str, *, asked: bool = True) -> Settings | None:
     """
     from tiecheck.config.file import Checks, parse_settings
 
-    return parse_settings(path, Checks(check_codes, _loaders, _placing), asked=asked)
+    return parse_settings(path, Checks(check_codes, parse_for, _placing), asked=asked)
 
 
 def find_settings(targets: Iterable[str] = ()) -> tuple[Settings | None, str | None]:
     """Find the nearest configuration file; see `config.discovery.search_settings`."""
     return search_settings(lambda path: read_settings(path, asked=False), targets)
-
-
-def _loaders(words: list[str]) -> object:
-    from tiecheck.peers.loaders.registry import parse_for
-
-    return parse_for(words)
 
 
 def _placing(given: dict[str, Any], folder: str) -> dict[str, Any]:

@@ -9,12 +9,13 @@ gives the same answers the same verdict. One verdict is proof of nothing: it is 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck.config.options import Config
 from tiecheck.engine.findings import finding_of_target
 from tiecheck.errors import TargetError
+from tiecheck.facts.registry import Facts
 from tiecheck.files.checkpoint import INDEX_ENDING, pick_weights_file
 from tiecheck.files.compare.equality import compare_bytes
 from tiecheck.files.compare.reshaped import surely_apart
@@ -26,13 +27,9 @@ from tiecheck.files.safetensors.header import read_header
 from tiecheck.records.edits import WORK
 from tiecheck.records.report import TargetReport
 from tiecheck.records.stored import Checkpoint, Comparison
+from tiecheck.targets.parse import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tiecheck.facts.registry import Facts
-    from tiecheck.targets.parse import Target
-
     Reporting = Callable[[Target, Facts, Config], TargetReport]
 
 KINDS = 512

@@ -22,11 +22,13 @@ from tiecheck.engine.status import (
     refuse_misplaced,
     report_status,
     told_groups,
+    unkept_promises,
     unread_report,
 )
 from tiecheck.errors import OutOfTimeError, TargetError, class_word, foreign_errors, shown, without_secrets
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
+from tiecheck.peers.loaders.registry import parse_for
 from tiecheck.records.report import Error, Report, TargetReport
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
@@ -218,8 +220,6 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     if raised := raised_load(facts, outcome, config):
         outcome.errors.append(Error(None, raised, target.text))
     if config.ties:
-        from tiecheck.engine.status import unkept_promises
-
         outcome.errors.extend(Error(None, shown(told), target.text) for told in unkept_promises(facts, config))
     outcome.errors.extend(Error(None, str(e), e.path) for e in facts.known("unread_sources") or ())
     if "sources" in facts or config.allow or config.baseline:
@@ -295,6 +295,4 @@ def _chosen(config: Config) -> frozenset[tuple[str, str]] | None:
     """Return the loaders that `--for` names, as name and versions; None where every loader counts."""
     if not config.judge_for:
         return None
-    from tiecheck.peers.loaders.registry import parse_for
-
     return parse_for(config.judge_for)

@@ -11,18 +11,18 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from tiecheck.config.options import Config
 from tiecheck.engine.findings import apply_rule, relative_target
+from tiecheck.engine.status import RuleAnswers
 from tiecheck.errors import UsageError
 from tiecheck.facts.registry import Facts
 from tiecheck.records.report import Finding, Report, at_least
 from tiecheck.records.suppressions import Accepted, Allowance, Unused
 from tiecheck.rules.registry import select_rules
+from tiecheck.targets.parse import Target
 
 if TYPE_CHECKING:
-    from tiecheck.config.options import Config
-    from tiecheck.engine.status import RuleAnswers
     from tiecheck.records.source import SourceFile
-    from tiecheck.targets.parse import Target
 
 SCHEMA = "tiecheck-baseline/1"
 """Contract of a baseline's file."""

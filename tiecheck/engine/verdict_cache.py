@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from importlib.util import find_spec
@@ -27,8 +28,6 @@ from tiecheck.records.loaders import LoaderOutcome
 from tiecheck.records.report import Finding, Location, Skip, TargetReport, TieEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from tiecheck.config.options import Config
     from tiecheck.files.limits import Account
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from tiecheck.config.options import Config
 from tiecheck.facts.registry import fact
 from tiecheck.records.declared import Architecture, Flag, ModelConfig
-from tiecheck.records.loaders import LoaderView
+from tiecheck.records.loaders import LoaderView, Rehearsal
+from tiecheck.records.report import Traffic
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
     from tiecheck.records.artefacts import QuantisedTie
     from tiecheck.records.counts import Counts
     from tiecheck.records.files import Duplicate, IndexGap, LayoutGroup, LoadProblem, StrictLoad, TiedMoments
     from tiecheck.records.live import LiveModel
-    from tiecheck.records.loaders import Rehearsal
-    from tiecheck.records.report import Traffic
     from tiecheck.records.scale import InitScale
 
     Values = Literal["auto", "never", "always"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tiecheck.config.options import Config
 from tiecheck.facts.registry import fact, field_fact
 from tiecheck.records.declared import Architecture, ModelConfig
+from tiecheck.records.report import View
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import Kind, Unknown
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from tiecheck.records.live import Head, KeyProblem, LiveClass, LiveModel
     from tiecheck.records.mending import Mending
     from tiecheck.records.placement import Placement
-    from tiecheck.records.report import View
     from tiecheck.records.uses import TensorGradient, Uses
     from tiecheck.trace.inputs import Inputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -96,7 +97,6 @@ def _walk_keys(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
     One pass over the tokens and no recursion. Keys of objects inside lists are left out: no config keeps a
     flag there.
     """
-    import json
     import re
 
     token = re.compile(r'"(?:[^"\\]++|\\.)*+"|[{}\[\]:,]|[^\s{}\[\]:,"]++')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -144,8 +145,6 @@ def _next_data(old: int, here: int, end: int) -> tuple[int, int]:
     except AttributeError:  # not on this system
         return here, end
     except OSError as error:
-        import errno
-
         size = os.fstat(old).st_size
         return (end, end) if error.errno == errno.ENXIO and end <= size else (here, end)
 

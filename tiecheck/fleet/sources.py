@@ -11,6 +11,7 @@ from glob import escape, has_magic, iglob
 
 from tiecheck.errors import TargetError, UsageError
 from tiecheck.files.limits import JSON_BYTES
+from tiecheck.files.local import parse_json
 from tiecheck.fleet.lines import MANIFESTS, read_lines
 from tiecheck.fleet.listed import MANY, SIGNS, Listed, file_sort, value_digest
 from tiecheck.targets.parse import FILE_ENDINGS, targets_below
@@ -180,7 +181,6 @@ def _organisation(name: str) -> Iterator[Listed]:
     """Give the models of an organisation of the hub, a page at a time; each with the commit of its main branch."""
     from huggingface_hub import constants
 
-    from tiecheck.files.local import parse_json
     from tiecheck.files.remote.http import fetch_answer
     from tiecheck.files.remote.hub import hub_token
     from tiecheck.files.remote.store import TrafficMeter

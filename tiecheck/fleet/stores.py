@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tiecheck.errors import TargetError, without_secrets
 from tiecheck.files.remote.fsspec_store import open_filesystem
-from tiecheck.files.remote.s3_store import open_s3
+from tiecheck.files.remote.s3_store import S3Store, open_s3
 from tiecheck.fleet.listed import MANY, SIGNS, Listed, file_sort, value_digest
 from tiecheck.targets.parse import FILE_ENDINGS
-
-if TYPE_CHECKING:
-    from tiecheck.files.remote.s3_store import S3Store
 
 
 def list_store(address: str) -> Iterator[Listed]:

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from tiecheck.errors import TiecheckError, UsageError, class_word, did_you_mean
 from tiecheck.guard.errors import PlacementError, TieBroken, broken_text, hurting_text, no_map_text, placement_of
 from tiecheck.placement.load_outcomes import chosen_map, is_sound, promises_of
+from tiecheck.records.placement import Broken, Promise
 from tiecheck.records.report import SEVERITIES, Finding, Report, Severity, at_least
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.records.placement import Broken, Promise
 
 M = TypeVar("M")
 

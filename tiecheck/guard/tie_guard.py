@@ -14,7 +14,7 @@ import warnings
 import weakref
 from contextlib import ContextDecorator, suppress
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from torch import Tensor, nn
 
@@ -35,11 +35,9 @@ from tiecheck.guard.watched_ties import WatchedTie
 from tiecheck.live.registrations import looking_at
 from tiecheck.live.wrappers import class_name, without_wrappers
 from tiecheck.records.life import Break, Overwritten, UserLine
+from tiecheck.records.report import Report
 from tiecheck.records.words import TIED
 from tiecheck.wording import listed
-
-if TYPE_CHECKING:
-    from tiecheck.records.report import Report
 
 M = TypeVar("M")
 OnBreak = Literal["raise", "warn", "retie"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from tiecheck.peers.views.registry import compare_view
 from tiecheck.records.counts import Counts
 from tiecheck.records.report import Report, TargetReport, TieEntry, View
-from tiecheck.records.uses import is_plain, names_not_taken
+from tiecheck.records.uses import Use, Uses, is_plain, names_not_taken
 from tiecheck.records.words import HURTS, TIED
 from tiecheck.render.lines import NAMES_SHOWN, Line, cut_text, first_names, write_lines
 from tiecheck.render.reports import Style
@@ -18,7 +18,6 @@ from tiecheck.wording import counted
 
 if TYPE_CHECKING:
     from tiecheck.records.scale import InitScale
-    from tiecheck.records.uses import Use, Uses
 
 GROUPS_SHOWN = 12
 """Tie groups and aliases listed for a target; some detection models have hundreds."""

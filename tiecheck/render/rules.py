@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.render.lines import SEVERITY_TONES, Line
-from tiecheck.rules.registry import OTHER_SEVERITIES
+from tiecheck.rules.registry import FAMILIES, OTHER_SEVERITIES, FoundRules, rules_of_family
 
 if TYPE_CHECKING:
     from tiecheck.rules.base import Rule
-    from tiecheck.rules.registry import FoundRules
 
 
 def rule_text(rule: type[Rule]) -> str:
@@ -106,8 +105,6 @@ def rule_rows(rules: tuple[type[Rule], ...]) -> Iterator[Line]:
 
 def list_lines() -> Iterator[Line]:
     """Yield every rule under its family's title."""
-    from tiecheck.rules.registry import FAMILIES, rules_of_family
-
     for digit, (_, title) in FAMILIES.items():
         yield Line(title, 0, 0, "bold")
         yield from rule_rows(rules_of_family(digit))

@@ -6,6 +6,7 @@ take more than a screen.
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -65,8 +66,6 @@ def render(report: Report, style: Style, stream: TextIO) -> None:
 
 def report_text(report: Report, *, verbose: bool = False) -> str:
     """Return the report as the command line writes it without colours: what `print(report)` shows."""
-    import io
-
     stream = io.StringIO()
     render(report, Style(verbose=verbose, color="never"), stream)
     return stream.getvalue().rstrip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiecheck.records.declared import Flag
+from tiecheck.records.declared import Architecture, Flag
 from tiecheck.records.live import (
     Candidate,
     DeclaredTie,
@@ -69,7 +69,6 @@ def group_facts(*groups: Group, older: tuple[Group, ...] | None = None) -> dict[
     """
     from tiecheck.peers.loaders.loader_rules import Situation
     from tiecheck.peers.loaders.registry import ask_loaders, loaders_of
-    from tiecheck.records.declared import Architecture
 
     llama = Architecture("LlamaForCausalLM", True, (), "transformers 5.23.0", 1.0, EMBEDDING, HEAD, "model")
     before = older or groups

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tiecheck.records.files import IndexGap
+from tiecheck.records.files import Gap, IndexGap
+from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Checkpoint, Group
-
-if TYPE_CHECKING:
-    from tiecheck.records.files import Gap
-    from tiecheck.records.loaders import LoaderView
 
 
 def find_gaps(checkpoint: Checkpoint, groups: tuple[Group, ...], views: tuple[LoaderView, ...]) -> tuple[IndexGap, ...]:

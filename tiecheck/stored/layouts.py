@@ -11,7 +11,7 @@ from typing import Literal
 
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import STANDARD_NAMES, read_checkpoint
-from tiecheck.files.compare.equality import compare_opened
+from tiecheck.files.compare.equality import compare_bytes, compare_opened
 from tiecheck.files.compare.spans import OpaqueError, opened_members
 from tiecheck.files.local import path_inside
 from tiecheck.files.model_config import VENDOR_NAME
@@ -103,8 +103,6 @@ def _kind(layout: Checkpoint, names: tuple[str, ...], values: Values) -> tuple[K
         return "storage", None
     if values == "never":
         return "unknown", "the bytes were not to be read (--values never)"
-    from tiecheck.files.compare.equality import compare_bytes
-
     result = compare_bytes(layout, tensors)
     if isinstance(result, Unknown):
         return "unknown", result.reason

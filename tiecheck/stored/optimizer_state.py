@@ -6,6 +6,7 @@ safetensors. Nothing is unpickled.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -177,8 +178,6 @@ def _distributed(path: str, file: str, wanted: tuple[str, ...]) -> SavedState | 
         return Unknown(f"{file} is no metadata of a distributed checkpoint: it is no pickle")
     if b"state." not in raw or sum(name.encode() in raw for name in wanted) < 2:
         return SavedState(file, {}, {})
-    import io
-
     try:
         metadata = read_pickle(io.BytesIO(raw), label=path)
     except UnreadablePickleError as error:

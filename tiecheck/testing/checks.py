@@ -16,6 +16,7 @@ from tiecheck.engine.status import exit_status
 from tiecheck.errors import UsageError, did_you_mean, without_secrets
 from tiecheck.records.report import SEVERITIES, Report, at_least
 from tiecheck.records.words import Kind
+from tiecheck.rules.registry import check_codes
 from tiecheck.testing.asserts import assert_not_tied, assert_tied, assert_ties_match
 
 if TYPE_CHECKING:
@@ -57,8 +58,6 @@ def _given(config: pytest.Config, name: str) -> Any:
 
 def refuse_wrong_options(config: pytest.Config) -> None:
     """Raise a `pytest.UsageError` for a wrong option of the command line or the ini file."""
-    from tiecheck.rules.registry import check_codes
-
     given = option_keywords(config)
     severity = given.get("fail_on", "warning")
     if severity not in SEVERITIES:

@@ -7,7 +7,9 @@ difference of that group.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from tiecheck.config.options import Groups, read_groups
 from tiecheck.errors import UsageError
@@ -21,9 +23,6 @@ from tiecheck.live.wrappers import UserNames
 from tiecheck.records.live import Tie
 from tiecheck.records.words import TIED, Kind
 from tiecheck.union_find import joined_names
-
-if TYPE_CHECKING:
-    from torch import nn
 
 CAP = 10_000
 """Names of a real group that are listed; one with more is no group that somebody wrote down."""

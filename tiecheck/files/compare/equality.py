@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tiecheck.files.compare.distance import RowBands
+from tiecheck.files.compare.distance import DistanceMeter, RowBands, import_numpy, number_decoder
 from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened_members
 from tiecheck.files.limits import COMPARED, byte_question, target_account
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
@@ -203,8 +203,6 @@ def compare_spans(
         blocks = [span.read(piece.offset, piece.nbytes) for span in spans]
         if any(block != blocks[0] for block in blocks[1:]):
             if gauge is None:
-                from tiecheck.files.compare.distance import DistanceMeter
-
                 gauge = DistanceMeter(dtype, tally.bands, exact=exact, thorough=exact or not everywhere)
             gauge.take(blocks, tally.take(piece, blocks), (piece.row, width), whole=piece.nbytes == piece.rows * width)
         elif tally.first is None:
@@ -238,8 +236,6 @@ MANY = 1 << 28
 def _numpy_for(nbytes: int) -> Any:
     if nbytes < MANY:
         return None
-    from tiecheck.files.compare.distance import import_numpy
-
     return import_numpy()
 
 
@@ -255,8 +251,6 @@ def _holds_nan(block: bytes, dtype: str, numpy: Any = None) -> bool:
     tops = block[size - 1 :: size]
     if not any(bytes((top,)) in tops for top in odd):
         return False
-    from tiecheck.files.compare.distance import number_decoder
-
     decode = number_decoder(dtype)
     return decode is not None and any(value != value for value in decode(block))  # noqa: PLR0124  # NaN alone
 

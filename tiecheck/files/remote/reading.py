@@ -32,7 +32,7 @@ from tiecheck.files.remote.store import (
     TrafficMeter,
     path_of,
 )
-from tiecheck.files.remote.web_directory import run_beside
+from tiecheck.files.remote.web_directory import WebStore, run_beside
 from tiecheck.files.safetensors.header import TYPED_FROM, check_length, shard_of_header
 from tiecheck.records.artefacts import Adapter
 from tiecheck.records.declared import ModelConfig
@@ -283,8 +283,6 @@ def _check(address: str) -> None:
 
 def _store(address: str) -> Store:
     if address.startswith(("http://", "https://")):
-        from tiecheck.files.remote.web_directory import WebStore
-
         return WebStore(address)
     from tiecheck.files.remote.fsspec_store import FsspecStore
     from tiecheck.files.remote.s3_store import open_s3

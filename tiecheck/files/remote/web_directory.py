@@ -10,6 +10,8 @@ from os import getpid
 from typing import NoReturn, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+import urllib3
+
 from tiecheck.errors import TargetError, without_secrets
 from tiecheck.files.limits import target_account
 from tiecheck.files.remote.http import Answer, fetch_answer, whole_number
@@ -37,8 +39,6 @@ class WebStore:
         self._base = parts._replace(netloc=host, path=parts.path.rstrip("/") + "/", fragment="")
         self._headers = dict(headers or {})
         if at:
-            import urllib3
-
             self._headers |= urllib3.make_headers(basic_auth=unquote(user))
         self._label = label or without_secrets(address)
         self._meter = meter or target_meter()

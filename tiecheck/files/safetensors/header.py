@@ -7,6 +7,7 @@ offsets, and the hub's own parser costs a third of a second to import.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -109,8 +110,6 @@ def shard_of_header(raw: bytes, size: int, path: str, label: str, *, typed: bool
 
 def _notes(raw: bytes) -> Mapping[str, str] | None:
     """Return the `__metadata__` of a header that was read and found sound."""
-    import json
-
     at = raw.find(b'"__metadata__"')
     start = raw.find(b"{", at) if at >= 0 else -1
     if start < 0:
@@ -170,7 +169,6 @@ def _parse(raw: bytes, path: str, available: int) -> Mapping[str, Any]:
 
 def _refuse_repeats(raw: bytes, path: str) -> None:
     """Refuse a key that is there twice, for one reader takes the first and another the last."""
-    import json
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made: dict[str, Any] = {}

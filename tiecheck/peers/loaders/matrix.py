@@ -17,9 +17,11 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import RANDOM, Unknown
+from tiecheck.stored.config_values import architecture_of
 from tiecheck.stored.groups import BY_MLX, build_groups
 from tiecheck.stored.members import compare_members
 from tiecheck.stored.older_names import as_older_reads
+from tiecheck.tables.architectures import load_older, older_has
 
 if TYPE_CHECKING:
     from tiecheck.records.files import LoadProblem
@@ -172,9 +174,6 @@ def _older(
     config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint
 ) -> tuple[_Older, ...] | str | None:
     """Return the groups of 4.57's class, under its own names; no byte is read for them."""
-    from tiecheck.stored.config_values import architecture_of
-    from tiecheck.tables.architectures import load_older, older_has
-
     if not architecture.known:
         return _unknown_class(config, architecture)
     if not older_has(architecture.class_name, config.model_type if config else None):

@@ -16,16 +16,15 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from tiecheck.peers.views import module_walks
 from tiecheck.peers.views.tool_functions import WalkedModule, error_words, ordered_groups
 from tiecheck.placement.map_lookup import device_word, differing_devices, splits_a_group
 from tiecheck.placement.planners.running import Groups, PlannerCase, Ran, is_pretrained, plan_again, run_planner
 from tiecheck.records.placement import Ask, Crash, Plan, Seeds
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def plans_and_groups(

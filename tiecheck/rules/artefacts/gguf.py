@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tiecheck.records.artefacts import Conversion, Gguf, GgufSource, GgufTie
+from tiecheck.records.artefacts import Conversion, Gguf, GgufSource, GgufTie, HeadUse, RowFit
+from tiecheck.records.report import Severity
+from tiecheck.records.stored import Comparison
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-
-if TYPE_CHECKING:
-    from tiecheck.records.artefacts import HeadUse
-    from tiecheck.records.report import Severity
-    from tiecheck.records.stored import Comparison
 
 HEAD, EMBEDDING = "output.weight", "token_embd.weight"
 NO_EDIT = "a tensor of a GGUF file is written by its converter."
@@ -183,7 +180,6 @@ class GgufNotItsSource(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.records.artefacts import RowFit
         from tiecheck.rules.cases import sharded_checkpoint, stored_tensor
 
         e, h = stored_tensor("model.embed_tokens.weight"), stored_tensor("lm_head.weight")

@@ -8,18 +8,15 @@ What PEFT does was run in 0.15.2, 0.17.1, 0.18.1 (transformers 4.57.6), 0.19.1, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tiecheck.records.artefacts import AdaptedTie, Adapter, AdapterBase, AdapterTies
+from tiecheck.records.artefacts import AdaptedTie, Adapter, AdapterBase, AdapterTies, Change
+from tiecheck.records.report import Severity
+from tiecheck.records.stored import Comparison
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.rules.stored.groups import rows_text
 from tiecheck.wording import listed, verb_form
-
-if TYPE_CHECKING:
-    from tiecheck.records.artefacts import Change
-    from tiecheck.records.report import Severity
-    from tiecheck.records.stored import Comparison
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 CONFIG = "adapter_config.json"

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tiecheck.records.artefacts import OnnxCopies, OnnxCopy, QuantisedMember, QuantisedTie
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.report import Severity
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.wording import listed
-
-if TYPE_CHECKING:
-    from tiecheck.records.loaders import LoaderView
-    from tiecheck.records.report import Severity
-
 
 MLX = "MLX"
 MLX_RAISES = (

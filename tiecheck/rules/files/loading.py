@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from tiecheck.records.edits import Edit, Step
-from tiecheck.records.files import LoadProblem
+from tiecheck.records.files import LoadProblem, StrictLoad
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
 from tiecheck.rules.stored.shapes import load_problem, problem_draft
 from tiecheck.wording import listed, pronoun_for
-
-if TYPE_CHECKING:
-    from tiecheck.records.files import StrictLoad
 
 
 class LoaderReadsOtherWeights(Rule):
@@ -228,7 +224,6 @@ class StrictLoadWillFail(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.records.files import StrictLoad
         from tiecheck.rules.cases import EMBEDDING, HEAD
 
         alias = (((HEAD,), (EMBEDDING,)),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tiecheck.records.report import Severity
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
@@ -13,7 +14,6 @@ from tiecheck.wording import listed
 
 if TYPE_CHECKING:
     from tiecheck.records.files import Duplicate, IndexGap
-    from tiecheck.records.report import Severity
 
 
 _SEVERAL = "some of them lie in several shards"

@@ -10,6 +10,7 @@ from tiecheck.records.live import LiveClass
 from tiecheck.records.uses import Uses
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place, tensor_place
+from tiecheck.rules.cases import EMBEDDING, HEAD, live_llama, traced_pass, use_of, uses_facts
 from tiecheck.rules.life.broken import RESIZE, break_text, left_tied
 from tiecheck.wording import listed
 
@@ -207,8 +208,6 @@ class CopyReadsTheOriginal(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, live_llama, traced_pass, use_of, uses_facts
-
         model = live_llama(ties=(), declared=())
         foreign = use_of(role="linear", op="linear", held="nowhere", reached=())
         copied = traced_pass(use_of(EMBEDDING), foreign)

@@ -9,6 +9,7 @@ from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Regis
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import HEAD, PAIR, declared_tie, live_facts, live_llama, live_tie, tie_candidate
 from tiecheck.rules.live.mends import (
     FLAG,
     against_flag,
@@ -84,8 +85,6 @@ class DeclaredTieNotApplied(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, declared_tie, live_facts, live_llama
-
         yield Case("separate values", live_facts(ties=(), declared=(declared_tie("separate"),)), finds=("error",))
         yield Case("an equal copy", live_facts(ties=(), declared=(declared_tie("copy"),)), finds=("error",))
         lent = declared_tie("storage")._replace(buffers=PAIR[:1])
@@ -183,8 +182,6 @@ class StorageOnlyTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts, live_llama, live_tie, tie_candidate
-
         shared = live_tie(kind="storage", requires_grad=(True, True))
         yield Case("`.data =` or `nn.Parameter(w)`", live_facts(ties=(shared,)), finds=("error",))
         normed = live_tie("lm_head.parametrizations.weight.original1", "model.embed_tokens.weight", kind="storage")
@@ -274,8 +271,6 @@ class HalfMetaTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import HEAD, declared_tie, live_facts, live_llama, tie_candidate
-
         half = declared_tie("separate", devices=("meta", "cpu"), shapes=((128, 16), (128, 16)))
         yield Case("the head on meta", live_facts(ties=(), declared=(half,)), finds=("error",))
         lost = live_llama(ties=(), declared=(), candidates=(tie_candidate(flag=False, empty=(HEAD,)),))

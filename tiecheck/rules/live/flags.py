@@ -9,6 +9,16 @@ from tiecheck.records.live import Candidate, DeclaredTie, Head, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import (
+    EMBEDDING,
+    HEAD,
+    declared_tie,
+    live_facts,
+    live_head,
+    live_llama,
+    live_tie,
+    tie_candidate,
+)
 from tiecheck.rules.live.mends import FLAG, against_flag, model_path, own_tensors, saved_as_one
 from tiecheck.wording import listed
 
@@ -62,8 +72,6 @@ class TieAgainstConfig(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts, live_llama, live_tie, tie_candidate
-
         off = tie_candidate(flag=False)
         by_hand = live_llama(flag=False, declared=(), candidates=(off,))
         yield Case("tied by hand, flag false", live_facts(by_hand), finds=("error",))
@@ -131,8 +139,6 @@ class InertTieFlag(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, declared_tie, live_facts, live_head, live_llama, tie_candidate
-
         apart = live_head(head=(HEAD,), embedding=(EMBEDDING,), same=False)
         bare = live_llama(ties=(), declared=(), candidates=())
         yield Case("nothing is declared for the head", live_facts(bare, heads=(apart,)), finds=("info",))

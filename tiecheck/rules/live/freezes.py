@@ -11,6 +11,7 @@ from tiecheck.records.mending import Mending
 from tiecheck.records.report import Severity
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import PAIR, live_facts, live_llama
 from tiecheck.rules.live.mends import FIXED, model_path, untying_edits
 from tiecheck.wording import listed
 
@@ -57,8 +58,6 @@ class RequiresGradSurprise(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, live_facts, live_llama
-
         nothing = Freeze("attribute", PAIR, "lm_head", "trains", "false")
         yield Case("requires_grad set on a module", live_facts(freezes=(nothing,)), finds=("warning",))
         frozen = Freeze("frozen", PAIR, "", "frozen", "trains")
@@ -138,8 +137,6 @@ class TiedAcrossModels(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts
-
         one = SharedAcross(0, "LM", "memory", ("wte.weight",), True, ("beside[0].wte.weight",))
 
         def facts(*shared: SharedAcross) -> dict[str, object]:

@@ -9,6 +9,7 @@ from tiecheck.records.live import DeclaredTie, Head, LiveClass, Misfit
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, declared_tie, live_facts, live_head, live_llama
 from tiecheck.rules.live.mends import model_path, parts_text, speaking_rule, tie_again, why_stale
 from tiecheck.wording import listed
 
@@ -64,8 +65,6 @@ class StaleTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, declared_tie, live_facts, live_head, live_llama
-
         grown = declared_tie("separate", shapes=((128, 16), (160, 16)), devices=("cpu", "cpu"))
         yield Case("a longer embedding was put in", live_facts(ties=(), declared=(grown,)), finds=("error",))
         beside = live_head(head=(HEAD, EMBEDDING), embedding=("model.new_tokens.weight",), usual=EMBEDDING)
@@ -138,8 +137,6 @@ class HalfTiedGroup(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import declared_tie, live_facts
-
         whole = ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.shared.weight")
         half = declared_tie("separate", parts=(whole[1:], whole[:1]))
         yield Case("the head left", live_facts(declared=(half,)), finds=("error",))
@@ -205,8 +202,6 @@ class TiedBiasOutOfStep(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import declared_tie, live_facts
-
         weight = declared_tie("parameter", parts=(("cls.decoder.weight", "bert.embeddings.weight"),))
         biases = (("cls.bias",), ("cls.decoder.bias",))
         second = declared_tie("separate", parts=biases, shapes=((128,), (128,)), devices=("cpu", "cpu"))

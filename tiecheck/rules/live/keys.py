@@ -8,6 +8,7 @@ from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.live import KeyProblem
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import key_problem
 from tiecheck.rules.live.mends import source_edits
 from tiecheck.wording import listed, with_article
 
@@ -62,8 +63,6 @@ class DeclaredKeyMatchesNothing(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import key_problem
-
         yield Case("a source that is not there", {"key_problems": (key_problem("nothing"),)}, finds=("error",))
         itself = key_problem("itself", source="lm_head.weight", raised=None)
         yield Case("a key that is its own source", {"key_problems": (itself,)}, finds=("error",))
@@ -118,8 +117,6 @@ class DeclaredKeyMatchesTooMuch(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import key_problem
-
         beside = key_problem("beside", key="lin", source="emb", names=("lin2.weight",), raised=None)
         yield Case("lin matches lin2", {"key_problems": (beside,)}, finds=("warning",))
         yield Case("under a false flag", {"key_problems": (beside._replace(flag=False),)}, finds=("info",))
@@ -188,8 +185,6 @@ class ListFormTiedKeys(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import key_problem
-
         yield Case("a list", {"key_problems": (key_problem("list"),)}, finds=("error",))
         yield Case(
             "a list under a false flag: the save fails",

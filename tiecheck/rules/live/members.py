@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.edits import Edit, python_edit
+from tiecheck.records.edits import python_edit
 from tiecheck.records.live import DeclaredTie, Effect, EffectForm, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import EMBEDDING, HEAD, declared_tie, live_facts, live_llama, live_tie
 from tiecheck.rules.live.mends import FIXED, model_path, own_tensors, untying_edits
 from tiecheck.wording import listed
 
@@ -48,8 +49,6 @@ class OverlappingParameters(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts, live_tie
-
         slice_ = live_tie(kind="overlap", requires_grad=(True, True))
         yield Case("the head is a slice of the embedding", live_facts(ties=(slice_,)), finds=("error",))
         yield Case("one parameter", live_facts(ties=(live_tie(),)))
@@ -106,8 +105,6 @@ class EqualLiveCopies(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, declared_tie, live_facts, live_llama, live_tie
-
         bare = live_llama(ties=(), declared=(), candidates=(), equal=((EMBEDDING, HEAD),))
         yield Case("a loader that copied", live_facts(bare), finds=("info",))
         tables = tuple((f"h.0.{EMBEDDING}", f"h.{n}.{EMBEDDING}") for n in (1, 2))
@@ -164,14 +161,14 @@ class TiedButNotEffective(Rule):
                 (class_place(mending.class_name, f"{changed[0].name}: {changed[0].by}"),),
                 more,
                 severity=None if "changes" in forms else "info",
-                edits=_raw_apart(mending, tie, plain) if "changes" in forms else (),
+                edits=untying_edits(mending, tie.names, "they are meant to differ", plain)
+                if "changes" in forms
+                else (),
                 no_mend=FIXED if "changes" in forms else NOTHING_WRONG,
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts, live_llama, live_tie
-
         names = ("lm_head.weight_orig", "model.embed_tokens.weight")
         tied = live_llama(ties=(live_tie(*names),))
         one = (Effect(names[0], "torch.nn.utils.prune", form="changes"),)
@@ -221,8 +218,3 @@ def _after(forms: set[EffectForm], other: str) -> tuple[str, str]:
         "It gives a linear layer the transpose that it wants, as a tied autoencoder means it.",
         "Without the parametrization the two cannot stay tied.",
     )
-
-
-def _raw_apart(mending: Mending, tie: Tie, plain: tuple[str, ...]) -> tuple[Edit, ...]:
-    """Return the way to two tensors: those that are used raw get one of their own."""
-    return untying_edits(mending, tie.names, "they are meant to differ", plain)

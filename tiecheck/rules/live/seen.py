@@ -11,6 +11,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import PAIR, live_facts, live_tie
 from tiecheck.rules.live.applied import NOT_TIED, SHARED_MEMORY
 from tiecheck.rules.live.members import use_one_weight
 from tiecheck.rules.live.mends import FIXED, FLAG, joined_declarations, model_path, untying_edits
@@ -54,8 +55,6 @@ class ModuleAlias(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts, live_tie
-
         names = ("model.transformer.ff_out.weight", "model.transformer.wte.weight")
         paths = ("model.transformer.ff_out", "model.transformer.wte")
         siblings = Alias(paths, 2, "Embedding", siblings=True, names=names)
@@ -113,8 +112,6 @@ class UndeclaredTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, live_facts
-
         raises = SaveProblem(("k.weight", "q.weight"), "parameter", "LlamaForCausalLM", "raises", ())
         yield Case("two layers share a weight", live_facts(unsaved=(raises,)), finds=("warning",))
         inner = SaveProblem(PAIR, "parameter", "Outer", "unpropagated", PAIR[:1])
@@ -171,8 +168,6 @@ class RepeatedModule(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts
-
         names = ("heads.0.lin.weight", "heads.1.lin.weight", "heads.2.lin.weight")
         thrice = Alias(("heads.0", "heads.1", "heads.2"), 3, "Block", siblings=True, names=names)
         yield Case("[Block()] * 3", live_facts(ties=(), aliases=(thrice,)), finds=("info",))

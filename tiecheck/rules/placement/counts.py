@@ -12,6 +12,8 @@ from tiecheck.rules.placement.plans import (
     device_key,
     hurt_by_plans,
     is_aside,
+    plain_placement,
+    plain_plan,
     plan_title,
     tool_place,
     unfollowed_words,
@@ -74,8 +76,6 @@ class TiedMemoryCountedTwice(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.plans import plain_placement, plain_plan
-
         names = ("model.layers.0.k.weight", "model.layers.1.k.weight")
         double = Double("model.layers.0", "cuda:0", names, 21888, 12544)
         counted = plain_plan("accelerate", doubles=(double,))

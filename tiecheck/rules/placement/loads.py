@@ -9,7 +9,15 @@ from tiecheck.records.placement import PlacedLoad, Placement
 from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.placement.plans import declare_edit, device_key, map_edits, map_words, together_edit
+from tiecheck.rules.placement.plans import (
+    declare_edit,
+    device_key,
+    map_edits,
+    map_words,
+    placed_load,
+    plain_placement,
+    together_edit,
+)
 from tiecheck.wording import listed
 
 
@@ -50,8 +58,6 @@ class LoadOverwritesTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.plans import placed_load, plain_placement
-
         lost = placed_load("overwrites")
         yield Case("only the embedding is stored", {"placement": plain_placement(loads=(lost,))}, finds=("error",))
         three = lost._replace(
@@ -128,8 +134,6 @@ class LoadFailsUnderMap(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.plans import placed_load, plain_placement
-
         meta = "NotImplementedError: aten::equal: attempted to run this operator with Meta tensors"
         both = placed_load("raises", devices=("disk", "cpu"), message=meta)
         yield Case("both stored, one on the disk", {"placement": plain_placement(loads=(both,))}, finds=("error",))

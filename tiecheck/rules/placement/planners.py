@@ -14,6 +14,9 @@ from tiecheck.rules.placement.plans import (
     is_split,
     map_edits,
     map_words,
+    plain_placement,
+    plain_plan,
+    plain_proposal,
     plan_severity,
     plan_title,
     tool_place,
@@ -88,8 +91,6 @@ class PlannerWillCrash(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.plans import plain_placement, plain_plan, plain_proposal
-
         index = "IndexError: list index out of range"
         inside = Crash(index, "substring", "lm_head", ("head.weight", "lm_head.weight"))
         raising = plain_plan("accelerate", device_map={}, placed=(), crash=inside)
@@ -166,8 +167,6 @@ class PlanDependsOnHashSeed(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.plans import plain_placement, plain_plan
-
         seven = Seeds(tried=8, maps=7, moving=("model.layers.0", "model.layers.1"), splits=0, crashes=0)
         wavers = plain_plan("accelerate", seeds=seven)
         yield Case("seven maps in eight seeds", {"placement": plain_placement(wavers)}, finds=("warning",))

@@ -13,6 +13,7 @@ from tiecheck.records.placement import Placed, Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import PAIR, declared_tie, live_facts, live_llama
 from tiecheck.rules.live.mends import sharded_together
 from tiecheck.rules.placement.plans import (
     Loading,
@@ -24,6 +25,11 @@ from tiecheck.rules.placement.plans import (
     loading_of,
     map_edits,
     map_words,
+    placed_load,
+    placed_pair,
+    placing_facts,
+    plain_plan,
+    plain_proposal,
     plan_severity,
     plan_title,
     together_edit,
@@ -121,9 +127,6 @@ class TiedGroupSplit(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import declared_tie, live_llama
-        from tiecheck.rules.placement.plans import placed_load, placed_pair, placing_facts, plain_plan, plain_proposal
-
         def given(group: Placed, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
             return placing_facts(plain_plan("given", group), of=of, **changes)
 
@@ -264,8 +267,6 @@ class FsdpGroupsSplitTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, live_facts
-
         yield Case("embedding and head in two calls", live_facts(sharded_apart=(PAIR,)), finds=("error",))
         yield Case("in one call", live_facts(wrappers=("FSDP2",)))
         yield Case("not sharded", live_facts())

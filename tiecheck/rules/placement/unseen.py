@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from typing import Any
 
 from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.live import Alias, Head, LiveClass, LiveModel, Tie
+from tiecheck.records.live import Alias, Head, LiveClass, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.placement import Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import EMBEDDING, HEAD, declared_tie, live_head, live_llama, live_tie
 from tiecheck.rules.live.applied import NOT_TIED
 from tiecheck.rules.live.mends import tie_again
 from tiecheck.rules.placement.plans import (
@@ -21,6 +21,9 @@ from tiecheck.rules.placement.plans import (
     hurt_by_plans,
     is_split,
     loading_of,
+    placed_pair,
+    placing_facts,
+    plain_plan,
     plan_title,
     tool_place,
 )
@@ -83,52 +86,48 @@ class TieInvisibleToLoader(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, declared_tie, live_head, live_llama, live_tie
-        from tiecheck.rules.placement.plans import placed_pair, placing_facts, plain_plan
-
-        def facts(*plans: Plan, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
-            return placing_facts(*plans, of=of, **changes)
-
         logs, silent = plain_plan("accelerate", logged=(NOT_TIED,)), plain_plan("accelerate")
         functional = live_head(head=(EMBEDDING,), embedding=(EMBEDDING,), same=True)
         olmo = live_llama(ties=(), declared=(), heads=(functional,))
-        yield Case("OLMo, MPT: the embedding is the head", facts(logs, of=olmo), finds=("info",))
+        yield Case("OLMo, MPT: the embedding is the head", placing_facts(logs, of=olmo), finds=("info",))
         slots, paths = ("model.ff_out.weight", "model.wte.weight"), ("model.ff_out", "model.wte")
         alias = Alias(paths, 2, "Embedding", siblings=True, names=slots)
         aliased = live_llama(ties=(live_tie(*slots, kind="module"),), aliases=(alias,))
-        older = facts(silent, of=aliased, warns=("0.20-0.33",))
-        twice = facts(logs, of=live_llama(ties=(), declared=(), heads=()))
+        older = placing_facts(silent, of=aliased, warns=("0.20-0.33",))
+        twice = placing_facts(logs, of=live_llama(ties=(), declared=(), heads=()))
         twice["live_class"] = twice["live_class"]._replace(twice=((EMBEDDING,),))
         yield Case("MPT, traced: one parameter, used twice", twice, finds=("info",))
         yield Case("an alias that older versions miss", older, finds=("info",))
         apart = live_llama(ties=(), declared=(declared_tie("separate"),))
-        yield Case("really untied, and nothing ties it", facts(logs, of=apart), finds=("warning",))
+        yield Case("really untied, and nothing ties it", placing_facts(logs, of=apart), finds=("warning",))
         late = apart._replace(origin="built on meta")
         ours = plain_plan(logged=(NOT_TIED,))
-        yield Case("untied until from_pretrained ties it", facts(ours, of=late), finds=("info",))
+        yield Case("untied until from_pretrained ties it", placing_facts(ours, of=late), finds=("info",))
         lone = live_llama(ties=(), declared=(), heads=(live_head(head=(HEAD,), embedding=(EMBEDDING,)),))
-        yield Case("a flag that nothing follows", facts(logs, of=lone), finds=("info",))
+        yield Case("a flag that nothing follows", placing_facts(logs, of=lone), finds=("info",))
         stored = apart._replace(declared=(declared_tie("separate", stored="separate"),))
-        yield Case("stored apart and kept apart: no warning", facts(silent, of=stored))
-        yield Case("tied, and nobody warns", facts())
+        yield Case("stored apart and kept apart: no warning", placing_facts(silent, of=stored))
+        yield Case("tied, and nobody warns", placing_facts())
         shared = ("model.layers.0.mlp.weight", "model.layers.1.mlp.weight")
         behind = apart._replace(ties=(live_tie(*shared),))
-        yield Case("a broken head behind another tie", facts(silent, of=behind), finds=("warning",))
+        yield Case("a broken head behind another tie", placing_facts(silent, of=behind), finds=("warning",))
         contract = behind._replace(declared=(declared_tie("separate", by=("tiecheck.toml",)),))
-        yield Case("a group of the user's contract, of which no tool hears", facts(silent, of=contract))
-        yield Case("a plain module: accelerate never warns", facts(silent, of=behind._replace(library=None)))
-        yield Case("no other tie: accelerate warns, by its log", facts(silent, of=apart))
+        yield Case("a group of the user's contract, of which no tool hears", placing_facts(silent, of=contract))
+        yield Case("a plain module: accelerate never warns", placing_facts(silent, of=behind._replace(library=None)))
+        yield Case("no other tie: accelerate warns, by its log", placing_facts(silent, of=apart))
         unheard = placed_pair(names=shared, declared=False, seen=False)
-        yield Case("an undeclared tie, together all the same", facts(plain_plan("transformers", unheard)), ("info",))
+        yield Case(
+            "an undeclared tie, together all the same", placing_facts(plain_plan("transformers", unheard)), ("info",)
+        )
         large = plain_plan("transformers", unheard, counted={"cuda:0": 30000}, used={"cuda:0": 20000})
-        yield Case("and counted apart", facts(large), finds=("warning",))
+        yield Case("and counted apart", placing_facts(large), finds=("warning",))
         split = unheard._replace(devices=("cuda:0", "cuda:1"))
-        yield Case("split: TIE501", facts(plain_plan("transformers", split)))
-        yield Case("no tie at all", facts(plain_plan("transformers", unheard._replace(kind="copy"))))
+        yield Case("split: TIE501", placing_facts(plain_plan("transformers", split)))
+        yield Case("no tie at all", placing_facts(plain_plan("transformers", unheard._replace(kind="copy"))))
         typo = plain_plan("given", logged=(f"{NO_MODULE}['model.embed_token']",))
-        yield Case("a key that names nothing", facts(typo), finds=("warning",))
+        yield Case("a key that names nothing", placing_facts(typo), finds=("warning",))
         second = plain_plan("given", logged=(f"{NO_MODULE}['{paths[0]}', '{EMBEDDING}']",))
-        yield Case("a key for an alias, and for a parameter", facts(second, of=aliased))
+        yield Case("a key for an alias, and for a parameter", placing_facts(second, of=aliased))
 
 
 def _broken(finds: str, placement: Placement, loading: Loading, mending: Mending) -> Draft:

@@ -9,6 +9,7 @@ from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.source.sightings import (
     HEAD_LIKE,
     PLAIN_MODEL,
+    classes_in,
     is_embedding,
     is_tie,
     module_of,
@@ -42,22 +43,21 @@ class ForwardBypassesHead(Rule):
     threads = "Blaizzy/mlx-vlm#1193 pegainfer-project/pegainfer#544"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
-            for owner in file.classes:
-                for head in _unused_heads(owner):
-                    for path, line, column in _multiplied(owner):
-                        table = module_of(path)
-                        if not is_embedding(owner, table) or _tied_anyway(owner, head, table):
-                            continue
-                        yield source_draft(
-                            file,
-                            (f"{head}.weight", path),
-                            (line, column),
-                            f"{owner.name} builds {head} and does not use it: its logits come from {path}, also where "
-                            "the two are not tied.",
-                            f"whether {head} is to be called here, or not to be built, is not told in the code.",
-                            "goes around the head",
-                        )
+        for file, owner in classes_in(sources):
+            for head in _unused_heads(owner):
+                for path, line, column in _multiplied(owner):
+                    table = module_of(path)
+                    if not is_embedding(owner, table) or _tied_anyway(owner, head, table):
+                        continue
+                    yield source_draft(
+                        file,
+                        (f"{head}.weight", path),
+                        (line, column),
+                        f"{owner.name} builds {head} and does not use it: its logits come from {path}, also where "
+                        "the two are not tied.",
+                        f"whether {head} is to be called here, or not to be built, is not told in the code.",
+                        "goes around the head",
+                    )
 
     @staticmethod
     def cases() -> Iterator[Case]:

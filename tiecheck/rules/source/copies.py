@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tiecheck.records.source import Event, Method, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.source.rewrites import uncopied
-from tiecheck.rules.source.sightings import STATELESS, asked, event_draft, source_draft, source_facts
+from tiecheck.rules.source.sightings import STATELESS, asked, classes_in, event_draft, source_draft, source_facts
 from tiecheck.wording import with_article
 
 
@@ -34,19 +34,18 @@ class CloneInsteadOfShare(Rule):
     threads = "huggingface/transformers#22437 huggingface/transformers#38238"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
-            for owner in file.classes:
-                found = {(e.line, e.target): (e, flag) for m in owner.methods for e, flag in _cloned_though(m)}
-                for event, flag in found.values():
-                    yield event_draft(
-                        file,
-                        event,
-                        f"{owner.name}: {event.target} gets deep copies of {event.source} where `{flag}` asks for "
-                        "one that is shared: the first step separates them.",
-                        "the way in which the copies are made is not one that is known.",
-                        "copies, where one was meant",
-                        uncopied(file, owner, event),
-                    )
+        for file, owner in classes_in(sources):
+            found = {(e.line, e.target): (e, flag) for m in owner.methods for e, flag in _cloned_though(m)}
+            for event, flag in found.values():
+                yield event_draft(
+                    file,
+                    event,
+                    f"{owner.name}: {event.target} gets deep copies of {event.source} where `{flag}` asks for "
+                    "one that is shared: the first step separates them.",
+                    "the way in which the copies are made is not one that is known.",
+                    "copies, where one was meant",
+                    uncopied(file, owner, event),
+                )
 
     @staticmethod
     def cases() -> Iterator[Case]:

@@ -58,9 +58,8 @@ class EmbeddingInitialisesTiedHead(Rule):
                         yield event_draft(
                             file,
                             tie,
-                            f"{owner.name}: {tie.target} takes the tensor of {tie.source} with nn.Embedding's "
-                            "draw of standard "
-                            "deviation 1, and nothing initialises it after that. Logits of the untrained "
+                            f"{owner.name}: {tie.target} takes the tensor of {tie.source} with nn.Embedding's draw of "
+                            "standard deviation 1, and nothing initialises it after that. Logits of the untrained "
                             "model are far too large.",
                             MORE,
                             "keeps the embedding's draw",

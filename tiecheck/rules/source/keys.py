@@ -15,6 +15,7 @@ from tiecheck.rules.source.sightings import (
     DECLARING,
     TIED_CLASS,
     class_of_path,
+    classes_in,
     derives_from_theirs,
     may_hold_weight,
     module_of,
@@ -50,22 +51,20 @@ class ListTiedWeightsKeys(Rule):
     messages = ("'list' object has no attribute 'keys'",)
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in outside_of_4(sources):
-            for owner in file.classes:
-                if owner.keys is None or owner.keys.form != "list" or not derives_from_theirs(file, owner):
-                    continue
-                names = tuple(name for name, _ in owner.keys.pairs)
-                yield source_draft(
-                    file,
-                    names or (owner.name,),
-                    (owner.keys.line, owner.keys.column),
-                    f"{owner.name} lists its tied names. transformers 5 needs a mapping of each to its "
-                    "source, and raises "
-                    "AttributeError: 'list' object has no attribute 'keys' where the flag is true.",
-                    f"what {' and '.join(names)} is tied to is not told in the file, and a mapping has to name it.",
-                    "a list",
-                    mapped_keys(file, owner, owner.keys),
-                )
+        for file, owner in classes_in(outside_of_4(sources)):
+            if owner.keys is None or owner.keys.form != "list" or not derives_from_theirs(file, owner):
+                continue
+            names = tuple(name for name, _ in owner.keys.pairs)
+            yield source_draft(
+                file,
+                names or (owner.name,),
+                (owner.keys.line, owner.keys.column),
+                f"{owner.name} lists its tied names. transformers 5 needs a mapping of each to its source, and raises "
+                "AttributeError: 'list' object has no attribute 'keys' where the flag is true.",
+                f"what {' and '.join(names)} is tied to is not told in the file, and a mapping has to name it.",
+                "a list",
+                mapped_keys(file, owner, owner.keys),
+            )
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -168,20 +167,19 @@ class SelfMappedTieKey(Rule):
     threads = "unslothai/unsloth#6540"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
-            for owner in file.classes:
-                keys = owner.keys
-                for name, source in keys.pairs if keys is not None and keys.form == "mapping" else ():
-                    if name == source and keys is not None:
-                        yield source_draft(
-                            file,
-                            (name,),
-                            (keys.line, keys.column),
-                            f"{owner.name}._tied_weights_keys maps {name} to itself, which ties nothing.",
-                            f"what {name} is tied to is not told in the file, and the mapping has to name it.",
-                            "name and source are one",
-                            mapped_keys(file, owner, keys),
-                        )
+        for file, owner in classes_in(sources):
+            keys = owner.keys
+            for name, source in keys.pairs if keys is not None and keys.form == "mapping" else ():
+                if name == source and keys is not None:
+                    yield source_draft(
+                        file,
+                        (name,),
+                        (keys.line, keys.column),
+                        f"{owner.name}._tied_weights_keys maps {name} to itself, which ties nothing.",
+                        f"what {name} is tied to is not told in the file, and the mapping has to name it.",
+                        "name and source are one",
+                        mapped_keys(file, owner, keys),
+                    )
 
     @staticmethod
     def cases() -> Iterator[Case]:

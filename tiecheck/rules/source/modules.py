@@ -9,6 +9,7 @@ from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.source.rewrites import MORE, method_instead, one_each, tied_again
 from tiecheck.rules.source.sightings import (
     STATELESS,
+    classes_in,
     derives_from_theirs,
     event_draft,
     shared_heads,
@@ -107,23 +108,21 @@ class WeightKeptAsPlainTensor(Rule):
     threads = "KhrulkovV/tt-pytorch#4"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
-            for owner in file.classes:
-                begun, forward = owner.method("__init__"), owner.method("forward")
-                called = {name.removeprefix("self.") for name in forward.calls} if forward else set()
-                used = [m for m in owner.methods if forward is None or m is forward or m.name in called]
-                for event in begun.events if begun is not None else ():
-                    if event.kind != "plain" or not any(event.target in m.reads for m in used):
-                        continue
-                    yield event_draft(
-                        file,
-                        event,
-                        f"{owner.name}.{event.target} is a plain tensor made of {event.source} "
-                        f"({event.form}): it is not saved, "
-                        "not moved with the model, and parts from the weight at the first conversion.",
-                        f"whether a copy is meant is not told; else forward has to make it of {event.source} itself.",
-                        "neither parameter nor buffer",
-                    )
+        for file, owner in classes_in(sources):
+            begun, forward = owner.method("__init__"), owner.method("forward")
+            called = {name.removeprefix("self.") for name in forward.calls} if forward else set()
+            used = [m for m in owner.methods if forward is None or m is forward or m.name in called]
+            for event in begun.events if begun is not None else ():
+                if event.kind != "plain" or not any(event.target in m.reads for m in used):
+                    continue
+                yield event_draft(
+                    file,
+                    event,
+                    f"{owner.name}.{event.target} is a plain tensor made of {event.source} ({event.form}): it is not "
+                    "saved, not moved with the model, and parts from the weight at the first conversion.",
+                    f"whether a copy is meant is not told; else forward has to make it of {event.source} itself.",
+                    "neither parameter nor buffer",
+                )
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -168,23 +167,22 @@ class HeadInClosure(Rule):
     threads = "pytorch/torchtitan#2253"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
-            for owner in file.classes:
-                found = {(e.line, e.target): e for m in owner.methods for e in m.events if e.kind == "closure"}
-                for event in found.values():
-                    yield event_draft(
-                        file,
-                        event,
-                        f"{owner.name}.{event.target} is a closure over {event.source}: "
-                        + (
-                            "a parameter that takes its place later (a load by assignment) is not seen by it."
-                            if "partial(" in event.statement
-                            else "a deep copy of the model reads the original's tensor, and a pickle of it fails."
-                        ),
-                        f"a method has to call it with {event.source}; this closure uses more than its own arguments.",
-                        "a closure over the weight",
-                        method_instead(file, owner, event),
-                    )
+        for file, owner in classes_in(sources):
+            found = {(e.line, e.target): e for m in owner.methods for e in m.events if e.kind == "closure"}
+            for event in found.values():
+                yield event_draft(
+                    file,
+                    event,
+                    f"{owner.name}.{event.target} is a closure over {event.source}: "
+                    + (
+                        "a parameter that takes its place later (a load by assignment) is not seen by it."
+                        if "partial(" in event.statement
+                        else "a deep copy of the model reads the original's tensor, and a pickle of it fails."
+                    ),
+                    f"a method has to call it with {event.source}; this closure uses more than its own arguments.",
+                    "a closure over the weight",
+                    method_instead(file, owner, event),
+                )
 
     @staticmethod
     def cases() -> Iterator[Case]:

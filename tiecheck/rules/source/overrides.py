@@ -10,6 +10,7 @@ from tiecheck.rules.source.rewrites import MORE, begun_at_end, called_by_5, decl
 from tiecheck.rules.source.sightings import (
     PUBLISHED,
     TIED_CLASS,
+    classes_in,
     derives_from_theirs,
     event_draft,
     outside_of_4,
@@ -39,22 +40,21 @@ class UnguardedTie(Rule):
     confidence = "medium"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
-            for owner in file.classes:
-                begun = owner.method("__init__")
-                if not derives_from_theirs(file, owner) or begun is None:
-                    continue
-                for tie in shared_heads(owner):
-                    if tie in begun.events and not tie.branch:
-                        yield event_draft(
-                            file,
-                            tie,
-                            f"{owner.name} ties {tie.target} to {tie.source} whatever config.tie_word_embeddings says.",
-                            "_tied_weights_keys does not map these two, which post_init() ties where the flag says so; "
-                            "or the tie wants a condition of its own.",
-                            "no condition",
-                            declared_instead(file, owner, tie),
-                        )
+        for file, owner in classes_in(sources):
+            begun = owner.method("__init__")
+            if not derives_from_theirs(file, owner) or begun is None:
+                continue
+            for tie in shared_heads(owner):
+                if tie in begun.events and not tie.branch:
+                    yield event_draft(
+                        file,
+                        tie,
+                        f"{owner.name} ties {tie.target} to {tie.source} whatever config.tie_word_embeddings says.",
+                        "_tied_weights_keys does not map these two, which post_init() ties where the flag says so; "
+                        "or the tie wants a condition of its own.",
+                        "no condition",
+                        declared_instead(file, owner, tie),
+                    )
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -108,9 +108,8 @@ class PostInitMissing(Rule):
                     file,
                     (owner.name,),
                     (begun.line, begun.column),
-                    f"{owner.name} declares _tied_weights_keys, and its constructor never calls post_init(): "
-                    "the model is "
-                    "built untied, and from_pretrained of transformers 5 raises AttributeError "
+                    f"{owner.name} declares _tied_weights_keys, and its constructor never calls post_init(): the model "
+                    "is built untied, and from_pretrained of transformers 5 raises AttributeError "
                     "(all_tied_weights_keys).",
                     MORE,
                     "no post_init()",
@@ -160,23 +159,22 @@ class EmptyTieWeights(Rule):
     messages = ("tie_weights() got an unexpected keyword argument 'recompute_mapping'",)
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in outside_of_4(sources):
-            for owner in file.classes:
-                method = owner.method("tie_weights")
-                if method is None or not derives_from_theirs(file, owner):
-                    continue
-                ties = (owner.keys is not None and owner.keys.pairs) or any(PUBLISHED.search(b) for b in owner.lineage)
-                said = _fault_of(method, bool(ties))
-                if said:
-                    yield source_draft(
-                        file,
-                        (f"{owner.name}.tie_weights",),
-                        (method.line, method.column),
-                        f"{owner.name}.tie_weights {said}.",
-                        "it has to take **kwargs and to pass them on to the library's, where it calls that.",
-                        "overrides the library's",
-                        called_by_5(file, owner, method),
-                    )
+        for file, owner in classes_in(outside_of_4(sources)):
+            method = owner.method("tie_weights")
+            if method is None or not derives_from_theirs(file, owner):
+                continue
+            ties = (owner.keys is not None and owner.keys.pairs) or any(PUBLISHED.search(b) for b in owner.lineage)
+            said = _fault_of(method, bool(ties))
+            if said:
+                yield source_draft(
+                    file,
+                    (f"{owner.name}.tie_weights",),
+                    (method.line, method.column),
+                    f"{owner.name}.tie_weights {said}.",
+                    "it has to take **kwargs and to pass them on to the library's, where it calls that.",
+                    "overrides the library's",
+                    called_by_5(file, owner, method),
+                )
 
     @staticmethod
     def cases() -> Iterator[Case]:

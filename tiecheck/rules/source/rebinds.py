@@ -10,6 +10,7 @@ from tiecheck.rules.source.rewrites import begun_behind, moved_behind
 from tiecheck.rules.source.sightings import (
     PLAIN_MODEL,
     TIED_CLASS,
+    classes_in,
     derives_from_theirs,
     event_draft,
     has_unseen_base,
@@ -45,10 +46,9 @@ class TieReboundLater(Rule):
     confidence = "medium"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
-            for owner in file.classes:
-                found = [one for method in methods_in_turn(owner) for one in _rebound(file, owner, method.events)]
-                yield from found or _missed_by_post_init(file, owner)
+        for file, owner in classes_in(sources):
+            found = [one for method in methods_in_turn(owner) for one in _rebound(file, owner, method.events)]
+            yield from found or _missed_by_post_init(file, owner)
 
     @staticmethod
     def cases() -> Iterator[Case]:

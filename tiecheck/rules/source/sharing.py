@@ -12,6 +12,7 @@ from tiecheck.rules.source.sightings import (
     PLAIN_MODEL,
     asked,
     class_of_path,
+    classes_in,
     event_draft,
     is_embedding,
     is_head,
@@ -61,9 +62,8 @@ class ModuleAliasAssignment(Rule):
                     yield event_draft(
                         file,
                         event,
-                        f"{owner.name}: {event.target} becomes the module {event.source}, an embedding. "
-                        "Calling it looks "
-                        f"rows up and does not multiply; the weight was meant.",
+                        f"{owner.name}: {event.target} becomes the module {event.source}, an embedding. Calling it "
+                        "looks rows up and does not multiply; the weight was meant.",
                         f"{event.target} is not seen to be a linear layer by then, whose weight could be shared.",
                         "the module is assigned, not its weight",
                         unaliased(file, owner, event),
@@ -130,28 +130,27 @@ class CopyInsteadOfShare(Rule):
     threads = "pytorch/pytorch#7733"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
-            for owner in file.classes:
-                others = {_place(e) for m in owner.methods for e in m.events if _meant_otherwise(owner, e, m)}
-                for event in _alike_once(e for m in owner.methods for e in m.events):
-                    said = _broken_tie(file, owner, event)
-                    if said is None or _place(event) in others:
-                        continue
-                    turned = {"t", "T", "mT", "transpose"} & set(event.form.split())
-                    told = "copy" not in said or says_tie(file, owner, event)
-                    draft = event_draft(
-                        file,
-                        event,
-                        f"{owner.name}: {event.target} is meant to be {event.source}, and {said}."
-                        if told
-                        else f"{owner.name}: {event.target} {said}. That ties nothing, if a tie is meant.",
-                        f"no parameter is another's transpose: forward has to turn {event.source} where it is used."
-                        if turned
-                        else MORE,
-                        "not the parameter itself",
-                        () if turned else shared_instead(file, owner, event, safe="memory" in said),
-                    )
-                    yield draft if told else draft._replace(severity="info", confidence="low")
+        for file, owner in classes_in(sources):
+            others = {_place(e) for m in owner.methods for e in m.events if _meant_otherwise(owner, e, m)}
+            for event in _alike_once(e for m in owner.methods for e in m.events):
+                said = _broken_tie(file, owner, event)
+                if said is None or _place(event) in others:
+                    continue
+                turned = {"t", "T", "mT", "transpose"} & set(event.form.split())
+                told = "copy" not in said or says_tie(file, owner, event)
+                draft = event_draft(
+                    file,
+                    event,
+                    f"{owner.name}: {event.target} is meant to be {event.source}, and {said}."
+                    if told
+                    else f"{owner.name}: {event.target} {said}. That ties nothing, if a tie is meant.",
+                    f"no parameter is another's transpose: forward has to turn {event.source} where it is used."
+                    if turned
+                    else MORE,
+                    "not the parameter itself",
+                    () if turned else shared_instead(file, owner, event, safe="memory" in said),
+                )
+                yield draft if told else draft._replace(severity="info", confidence="low")
 
     @staticmethod
     def cases() -> Iterator[Case]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tiecheck.records.edits import Edit
@@ -202,6 +202,11 @@ def derives_from_theirs(file: SourceFile, owner: ModuleClass) -> bool:
     """
     theirs = any(name.partition(".")[0] == "transformers" or "...modeling_utils" in name for name in file.imports)
     return theirs and any(MODEL_LIKE.search(base) or PUBLISHED.search(base) for base in owner.lineage)
+
+
+def classes_in(files: Iterable[SourceFile]) -> Iterator[tuple[SourceFile, ModuleClass]]:
+    """Yield each class of some files, after its file."""
+    return ((file, owner) for file in files for owner in file.classes)
 
 
 def outside_of_4(sources: tuple[SourceFile, ...]) -> Iterator[SourceFile]:

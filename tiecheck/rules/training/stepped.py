@@ -10,6 +10,7 @@ from tiecheck.records.live import DeclaredTie, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import declared_tie, live_facts, live_tie
 from tiecheck.rules.live.mends import model_path
 from tiecheck.wording import listed
 
@@ -69,8 +70,6 @@ class ParameterTwiceInOptimizer(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_tie
-
         slot, memory = case_slot(), live_tie(kind="storage", requires_grad=(True, True))
         yield Case("twice in one group", case_facts(case_held(slot, slot)), finds=("error",))
         yield Case("in two optimizers", case_facts(case_held(slot, slot._replace(optimizer=1))), finds=("warning",))
@@ -124,8 +123,6 @@ class MembersInDifferentGroups(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import declared_tie
-
         slot = case_slot()
         decayed = slot._replace(settings=(("lr", "0.1"), ("weight_decay", "0.1")))
         apart = (case_held(slot, names=PAIR[:1]), case_held(decayed, names=PAIR[1:]))
@@ -184,8 +181,6 @@ def case_held(*slots: GroupPlace, names: tuple[str, ...] = PAIR) -> HeldTensor:
 
 def case_facts(*held: HeldTensor, ties: tuple[Tie, ...] | None = None, **changes: object) -> dict[str, object]:
     """Return the facts of a live Llama with what its optimizer holds, for a case."""
-    from tiecheck.rules.cases import live_facts
-
     facts = live_facts() if ties is None else live_facts(ties=ties)
     return facts | {"held_tensors": held} | changes
 

@@ -8,6 +8,17 @@ from tiecheck.records.live import DeclaredTie, Head, LiveClass, Tie
 from tiecheck.records.uses import TensorGradient, Use, UseGradient, Uses, names_not_taken
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import (
+    EMBEDDING,
+    HEAD,
+    PAIR,
+    declared_tie,
+    live_head,
+    live_llama,
+    traced_pass,
+    use_of,
+    uses_facts,
+)
 from tiecheck.wording import listed
 
 _OFF = 0.01
@@ -72,17 +83,6 @@ class DeadTiedSlot(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import (
-            EMBEDDING,
-            HEAD,
-            PAIR,
-            declared_tie,
-            live_llama,
-            traced_pass,
-            use_of,
-            uses_facts,
-        )
-
         apart = live_llama(ties=(), declared=(declared_tie("separate"),))
         dead = traced_pass(use_of(EMBEDDING), use_of(EMBEDDING, role="linear"), use_of(HEAD, role="unread"))
         yield Case("a head apart that nothing reads", uses_facts(dead, apart), finds=("warning",))
@@ -138,8 +138,6 @@ class ForwardIgnoresHead(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, live_head, live_llama, traced_pass, use_of, uses_facts
-
         head = live_head(head=(HEAD,), embedding=(EMBEDDING,), same=False)
         model = live_llama(ties=(), declared=(), heads=(head,))
         both = (use_of(EMBEDDING), use_of(EMBEDDING, role="linear", op="linear"), use_of(HEAD, role="unread"))
@@ -214,8 +212,6 @@ class HalfGradient(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, live_llama, traced_pass, use_of, uses_facts
-
         looked = UseGradient("embedding", "embedding", PAIR[1:], 2.0, detached=False)
         head = UseGradient("linear", "linear", PAIR[:1], 3.0, detached=False)
         both = TensorGradient(PAIR, (looked, head), 4.0, 0.0, hooked=False)
@@ -257,6 +253,4 @@ def _as(mine: list[Use]) -> str:
 
 
 def _llama_uses() -> tuple[Use, Use]:
-    from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, use_of
-
     return use_of(*PAIR, reached=(EMBEDDING,)), use_of(*PAIR, role="linear", op="linear", reached=(HEAD,))
