@@ -18,9 +18,12 @@ from typing import Any
 import accelerate
 import pytest
 import torch
+import torch.distributed as dist
 from rule_failures import gpt2, llama
 from tie_kinds import KINDS, Alias, Data, Listed, NewParameter, Pair, Param, marked_line, truth
 from torch import nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed.fsdp import fully_shard
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, prune
 
@@ -694,3 +697,21 @@ def test_what_is_done_to_one_module_under_two_names_keeps_its_tie(change: Callab
         nn.init.normal_(model.emb.weight)  # a computed weight has no values that stay
     assert model.lin is model.emb
     assert torch.equal(model.lin.weight, model.emb.weight)
+
+
+def test_what_fsdp2_parts_is_told_with_the_way_that_keeps_it_and_that_way_is_silent() -> None:
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        model = gpt2()
+        with pytest.raises(tiecheck.TieBroken, match="broken by fully_shard") as caught, tiecheck.guard(model) as g:
+            fully_shard(model.lm_head)
+        assert "Tie again" not in str(caught.value)
+        (edit,) = g.report.findings[0].edits
+        model = gpt2()
+        with tiecheck.guard(model):
+            for step in edit.steps:
+                exec(step.code, {"model": model})
+            fully_shard(model)
+        assert [len(tie.names) for tie in tiecheck.find_ties(model)] == [2]
+    finally:
+        dist.destroy_process_group()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torch.ao.quantization import quantize_dynamic
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.pipelining import SplitPoint, pipeline
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.utils import parametrizations, prune
@@ -330,6 +331,15 @@ def tensor_parallel(model: Any) -> None:
         dist.destroy_process_group()
 
 
+def sharded_apart(model: Any) -> None:
+    head = own_head(model)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(head, mesh=init_device_mesh("cpu", (1,)))  # <-
+    finally:
+        dist.destroy_process_group()
+
+
 def head_state(model: Any) -> None:
     own_head(model).__setstate__(copy.deepcopy(own_head(model)).__dict__)  # <-
 
@@ -344,4 +354,4 @@ def new_object(model: Any) -> None:
 
 BREAK = (copied_head, wrapped_copy, assigned, new_weight, new_table, gone, quantised, registered, emptied, set_by_path,
          normed, normed_as_before, pruned, extra_state, overwriting_in_a_thread, child_assigned, init_skipped,
-         orthogonal, lora_merged, fused, tensor_parallel, head_state, added, new_object)  # fmt: skip
+         orthogonal, lora_merged, fused, tensor_parallel, sharded_apart, head_state, added, new_object)  # fmt: skip

@@ -35,6 +35,9 @@ CALLS: tuple[tuple[Any, ...], ...] = (
 )
 """Calls after which the ties are looked at."""
 
+SHARDED = "torch.distributed.fsdp._fully_shard._fsdp_param_group", "FSDPParamGroup", "__init__"
+"""What FSDP2 calls for each group of parameters that it shards, past `nn.Module` (2.13); where it is imported."""
+
 OFTEN = ("deletion", "__setstate__")
 """Those that a copy or a wrapper calls for every module: looked at in the modules of a tie alone."""
 
@@ -129,6 +132,8 @@ def _install() -> None:
     _put_back.append(register_optimizer_step_pre_hook(_stepping).remove)
     for owner, *names in CALLS:
         _wrap(owner, names, _event)
+    if SHARDED[0] in sys.modules:
+        _wrap(getattr(sys.modules[SHARDED[0]], SHARDED[1]), SHARDED[2:], _event)
     for owner, *names in DRAWS:
         _wrap(owner, names, _draw)
 

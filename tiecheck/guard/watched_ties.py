@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tiecheck.guard.remembered_ties import RememberedTie, sample_of
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import looking_at
-from tiecheck.live.wrappers import UserNames, own_class, route_of, without_wrappers
+from tiecheck.live.wrappers import FSDP2, UserNames, own_class, route_of, without_wrappers
 from tiecheck.records.life import Break, UserLine
 from tiecheck.records.words import TIED
 
@@ -112,7 +112,8 @@ class WatchedTie:
             if verdict is None:
                 return None
             moved, graph = self.tie.moved(root), ModuleGraph(root)
-            route = route_of(graph, UserNames(graph))
+            user = UserNames(graph)
+            route, sharded = route_of(graph, user), FSDP2 in user.wrappers
             now = [tensor for name in self.tie.names if (tensor := self.tie.tensor(root, name)) is not None]
             empty = self._has_no_values(now)
         since, until, seen = self.blamed or (self.seen, None, False)
@@ -120,7 +121,8 @@ class WatchedTie:
         reason = "which have no values yet" if empty else verdict.reason
         one_memory = verdict.kind == "storage" and len({(t.dtype, t.shape, t.stride()) for t in now}) == 1
         made = Break(names, self.tie.kind, verdict.kind, reason, verdict.parts, since, until, seen)
-        return made._replace(moved=moved, alike=empty or one_memory, writes=None if seen else self.writes, route=route)
+        made = made._replace(writes=None if seen else self.writes, route=route, sharded=sharded)
+        return made._replace(moved=moved, alike=empty or one_memory)
 
 
 def _left_to_the_end() -> suppress:

@@ -51,6 +51,8 @@ class Break(Record):
     """Of a break that nobody saw the only line in between that writes into the dicts of a module."""
     route: Route = Route()
     """The way to its names."""
+    sharded: bool = False
+    """True if FSDP2 has sharded parts of the model."""
 
     @property
     def operation(self) -> str:

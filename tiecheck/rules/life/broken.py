@@ -10,7 +10,7 @@ from tiecheck.records.life import Break, Survival, SurvivalMatrix, UserLine
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
-from tiecheck.rules.live.mends import norm_off
+from tiecheck.rules.live.mends import norm_off, sharded_together
 from tiecheck.wording import listed
 
 RESIZE = "resize_token_embeddings"
@@ -144,6 +144,8 @@ def _tied_again(one: Break) -> tuple[Edit, ...]:
         return ()
     if one.moved:
         return _norm_off(one)
+    if one.sharded:
+        return (sharded_together(one.route, one.names),)
     alike = one.alike or one.after == "copy"
     edits = []
     for part in one.parts[:1] if alike else one.parts:
@@ -211,6 +213,8 @@ def _where(line: UserLine) -> str:
 
 def _advice(one: Break) -> str:
     edits = _tied_again(one)
+    if edits and one.sharded:
+        return edit_words(edits)
     if edits:
         return f"Tie again after it, before the optimizer is made. {edit_words(edits)}"
     if one.after == "absent":

@@ -42,7 +42,7 @@ def tie_again(claim: DeclaredTie, mending: Mending) -> tuple[Edit, ...]:
     parts = sorted(fitting or claim.parts, key=lambda part: (not (by_class and claim.source in part), part))
     holder = " or ".join(title for title in HOLDERS if title in mending.wrappers) or None
     if FSDP2 in mending.wrappers:
-        return (sharded_together(mending, claim.names),)
+        return (sharded_together(Route(mending.hops, mending.keyed), claim.names),)
     mending = mending._replace(hops=tuple(hop for hop in mending.hops if hop.title not in HOLDERS))
     edits = []
     for part in parts[:1] if alike else parts:
@@ -159,9 +159,9 @@ def _untied(claim: DeclaredTie, mending: Mending, holder: str | None) -> tuple[E
     return untying_edits(mending, claim.names, _when("they are meant to be apart", holder) or "")
 
 
-def sharded_together(mending: Mending, names: tuple[str, ...]) -> Edit:
+def sharded_together(route: Route, names: tuple[str, ...]) -> Edit:
     """Return what FSDP2 wants of a tie: its modules in one group. What was sharded apart cannot be put together."""
-    owners = dict.fromkeys(model_path(mending, name.rpartition(".")[0]) for name in names)
+    owners = dict.fromkeys(route.to(name.rpartition(".")[0]) for name in names)
     lines = ("from torch.distributed.fsdp import fully_shard", f"fully_shard([{', '.join(owners)}])")
     return python_edit("tied", "the model is made again and no part of it is sharded yet", *lines)
 

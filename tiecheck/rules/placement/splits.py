@@ -7,6 +7,7 @@ from typing import Any
 
 from tiecheck.placement.map_lookup import device_in, key_of
 from tiecheck.records.edits import Edit
+from tiecheck.records.hops import Route
 from tiecheck.records.live import Alias, DeclaredTie, LiveClass, LiveModel
 from tiecheck.records.mending import Mending
 from tiecheck.records.placement import Placed, Placement, Plan
@@ -262,7 +263,7 @@ class FsdpGroupsSplitTie(Rule):
                 names,
                 (class_place(mending.class_name, "sharded in different groups"),),
                 "Other fully_shard calls come after that one.",
-                edits=(sharded_together(mending, names),),
+                edits=(sharded_together(Route(mending.hops, mending.keyed), names),),
             )
 
     @staticmethod
