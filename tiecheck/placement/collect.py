@@ -9,17 +9,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tiecheck.config.options import Config
+from tiecheck.errors import UsageError
+from tiecheck.live.build import Built
+from tiecheck.live.wrappers import without_wrappers
+from tiecheck.peers.views.registry import ask_tools, would_warn
+from tiecheck.placement.asked.fit import check_disk, check_map, check_nesting, check_patterns, check_room, warned_keys
 from tiecheck.placement.load_outcomes import Source, loads_of
 from tiecheck.placement.model import Loader, NoTreeError, Subject, device_lookup, model_of
+from tiecheck.placement.planners.plans import plans_and_groups
+from tiecheck.placement.planners.running import machine_memory
+from tiecheck.placement.proposal.propose import amended_map, propose_map
+from tiecheck.records.live import LiveModel
 from tiecheck.records.placement import Ask, Placement, Plan, Proposal
 from tiecheck.records.words import TIED, Unknown
-
-if TYPE_CHECKING:
-    from tiecheck.config.options import Config
-    from tiecheck.live.build import Built
-    from tiecheck.records.live import LiveModel
 
 RENAMING = frozenset({"PEFT", "FSDP", "FSDP2", "DeepSpeed"})
 """Wrappers under which a model's modules have other names, or are sharded already."""
@@ -54,8 +59,6 @@ def _placement(config: Config, source: Source, subject: Subject, live: LiveModel
     plans = _plans(config, subject, source)
     if not plans:
         return Unknown("accelerate is not installed, and without it nobody plans")
-    from tiecheck.peers.views.registry import ask_tools, would_warn
-
     loads, untold, followed = loads_of(source, subject, plans[0])
     placement = Placement(
         strategy="map" if isinstance(config.device_map, Mapping) else str(config.device_map),
@@ -81,8 +84,6 @@ def _placement(config: Config, source: Source, subject: Subject, live: LiveModel
 
 
 def _subject(config: Config, source: Source, built: Built, live: LiveModel) -> Subject | Unknown:
-    from tiecheck.live.wrappers import without_wrappers
-
     natural: Loader = "transformers" if built.origin != "given" and live.library is not None else "accelerate"
     planned = None
     if natural == "transformers" and source.root is not None and source.model is not None:
@@ -101,8 +102,6 @@ def _plans(config: Config, subject: Subject, source: Source) -> tuple[Plan, ...]
     """Return the given map as a plan, or those of the tools, that of the natural loader first."""
     if isinstance(config.device_map, Mapping):
         return (_given(config.device_map, config, subject, source),)
-    from tiecheck.placement.planners.plans import plans_and_groups
-
     dtype = subject.planned.dtype if subject.planned else config.dtype
     ask = Ask(str(config.device_map), _memory(config), config.no_split, dtype)
     planned = subject.planned
@@ -122,15 +121,6 @@ def _plans(config: Config, subject: Subject, source: Source) -> tuple[Plan, ...]
 
 def _given(device_map: Mapping[str, Any], config: Config, subject: Subject, source: Source) -> Plan:
     """Return the map that somebody gave, held against the model."""
-    from tiecheck.placement.asked.fit import (
-        check_disk,
-        check_map,
-        check_nesting,
-        check_patterns,
-        check_room,
-        warned_keys,
-    )
-
     model, place = subject.model, config.device_map_from.rstrip("=")
     modules = model.modules()
     names = model.names()
@@ -181,9 +171,6 @@ def _unsound(placement: Placement) -> bool:
 
 def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposal:
     """Return a map that keeps the groups together which are one tensor, or will be once they are loaded."""
-    from tiecheck.placement.planners.running import machine_memory
-    from tiecheck.placement.proposal.propose import propose_map
-
     memory = placement.memory
     together = [
         group.names
@@ -204,8 +191,6 @@ def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposa
 
 def _amended(plan: Plan, together: list[tuple[str, ...]], subject: Subject) -> Proposal | None:
     """Return the given map with the keys changed that part a group."""
-    from tiecheck.placement.proposal.propose import amended_map
-
     model, natural = subject.model, subject.natural
     found = amended_map(plan.device_map, together, partial(device_lookup, loader=natural))
     if found is None:
@@ -214,9 +199,6 @@ def _amended(plan: Plan, together: list[tuple[str, ...]], subject: Subject) -> P
 
 
 def _fits(used: Mapping[str, int], memory: Mapping[int | str, int] | None) -> bool:
-    from tiecheck.errors import UsageError
-    from tiecheck.placement.asked.fit import check_room
-
     try:
         check_room(used, memory)
     except UsageError:

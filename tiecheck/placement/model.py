@@ -13,12 +13,12 @@ from torch.nn.parameter import is_lazy
 
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.placement.map_lookup import DeviceMap, by_transformers, key_of
+from tiecheck.records.live import LiveModel, Tie
 from tiecheck.records.placement import Device, ModuleTree, Placed, Plan, TreeNode, TreeTensor
 from tiecheck.records.words import TIED, Kind, Unknown
 
 if TYPE_CHECKING:
     from tiecheck.live.transformers.loading import Planned
-    from tiecheck.records.live import LiveModel, Tie
 
 
 LIMIT = 1_000_000
