@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from live_failures import EMBEDDING, HEAD, config, found, gpt, reloaded, said, small_llama
+from lives import Lora
 from mend_subjects import dropped_by_a_key
 from torch import nn
 from transformers import (
@@ -60,6 +62,26 @@ class Weighted(PreTrainedModel):
         super().__init__(config)
         self.a = nn.ModuleDict({"weighted_head": nn.Linear(4, 4), "b_weight_": nn.Linear(4, 4)})
         self.post_init()
+
+
+@pytest.mark.parametrize(
+    "around", [Lora, lambda head: nn.Sequential(nn.Dropout(0.0), head), lambda _: None], ids=["own", "list", "none"]
+)
+@pytest.mark.parametrize("copied", [True, False])
+def test_what_is_raised_for_a_wrapped_head_is_what_tie_weights_does(around: Any, copied: bool) -> None:
+    model: Any = small_llama()
+    model.lm_head = around(copy.deepcopy(model.lm_head) if copied else model.lm_head)
+    told = [one.message for one in tiecheck.check(model, select=[DeclaredKeyMatchesNothing.code]).findings]
+    raised = model.lm_head is None
+    assert bool(told) is (copied or raised), "a layer of anyone's keeps the tie, or has a copy in it"
+    assert all(("transformers raises AttributeError" in text) is raised for text in told)
+    try:
+        model.tie_weights()
+    except AttributeError:
+        assert raised
+    else:
+        assert not raised
+        assert model.lm_head.weight is model.model.embed_tokens.weight, "set where no pass reads it"
 
 
 def test_a_module_whose_name_holds_weight_is_taken_for_a_parameter() -> None:

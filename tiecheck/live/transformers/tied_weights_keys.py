@@ -209,9 +209,8 @@ def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[s
         meant = _whole_pairs(model, words, names) if form == "beside" else _repaired(model, keys, pair)
         return KeyProblem(form, "", cls, *pair, there, flag, raised, written, declaration_text(meant))
 
-    for target, source in words:
-        pair = (target, source)
-        if target == source:
+    for pair in words:
+        if pair[0] == pair[1]:
             yield problem("itself", pair, (), None)
             continue
         found = [_named(model, word, names) if whole else _matched(model, word, names) for word in pair]
@@ -219,12 +218,11 @@ def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[s
             if all(m.tensor is not None for m in in_wrappers(model, [look_up(model, word) for word in pair])):
                 continue  # a layer of anyone's keeps the tie, which a save speaks of
             there = tuple(sorted(name for hits in found for name in hits))[:CAP]
-            yield problem("nothing", pair, there, _raised(whole, pair, found))
+            yield problem("nothing", pair, there, _raised(model, whole, pair, found))
             continue
         beside = [] if whole else sorted(n for w, hits in zip(pair, found, strict=True) for n in _beside(w, hits))
         if beside:
-            fits = len(found[0]) % len(found[1]) == 0
-            told = None if fits else _raised(whole, pair, found)
+            told = None if len(found[0]) % len(found[1]) == 0 else _raised(model, whole, pair, found)
             yield problem("beside", pair, tuple(beside[:CAP]), told)
 
 
@@ -276,9 +274,11 @@ def _beside(word: str, hits: set[str]) -> list[str]:
     return sorted(hits - meant) if meant else []
 
 
-def _raised(whole: bool, pair: tuple[str, str], found: list[set[str]]) -> str:
-    """Word what 5.23 raises for a pair that does not fit, as a sentence may quote it."""
+def _raised(model: nn.Module, whole: bool, pair: tuple[str, str], found: list[set[str]]) -> str | None:
+    """Word what 5.23 raises for a pair that does not fit, for a sentence to quote; None where it makes the target."""
     if whole:
+        if found[1] and look_up(model, pair[0]).owner is not None:  # a layer of anyone's around the head: unread there
+            return None
         lacking = next(word for word, hits in zip(pair, found, strict=True) if not hits)
         return f"AttributeError: ... has no attribute `{lacking.rpartition('.')[0].rpartition('.')[2] or lacking}`"
     return f"ValueError: There is an issue with your definition of `tie_weights_keys` for ^{pair[1]}:^{pair[0]}."
