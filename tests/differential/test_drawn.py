@@ -110,6 +110,7 @@ APART = (("tie_word_embeddings", False),)
 LLAMA3, NO_SUCH = {"type": "llama3"}, {"rope_type": "no_such", "factor": 2.0}
 
 MENDED = [
+    Case("Cohere2ForCausalLM", "cohere2", (), (SetKey("rope_scaling", {"type": "dynamic", "factor": 2.0}),)),
     Case("DebertaV2ForMaskedLM", "deberta-v2", (), (SetKey("legacy", value=False),)),
     Case(
         "Gemma3ForConditionalGeneration",
@@ -130,7 +131,10 @@ MENDED = [
     Case("Qwen3VLForConditionalGeneration", "qwen3_vl"),
     Case("CamembertForMaskedLM", "camembert", APART, (Stored(0, ("lm_head.decoder.bias",)),)),
     Case("RobertaForCausalLM", "roberta", APART, (Written(0, "lm_head.bias", "other"),)),  # which nothing reads
+    Case("SamHQModel", "sam_hq", (), (SetKey("prompt_encoder_config.hidden_act", "no_such"),)),
     Case("SamModel", "sam", (), (Flatten("prompt_encoder_config"),)),
+    Case("T5Gemma2ForConditionalGeneration", "t5gemma2", (), (SetKey("decoder.hidden_activation", "no_such"),)),
+    Case("T5Gemma2Model", "t5gemma2", (), (SetKey("decoder.pad_token_id", -161),)),
     Case("T5Gemma2ForSequenceClassification", "t5gemma2", (), (SetKey("decoder.hidden_size", 63),)),
     Case("UdopModel", "udop"),
     Case("ViTForImageClassification", "vit", (), (Unprefixed(rest=True),)),

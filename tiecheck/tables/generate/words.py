@@ -157,8 +157,9 @@ def _fields(asked: Perturber) -> Iterator[tuple[str, ...]]:
         yield ROPE, "rope_type"
     row = (class_structure(asked.model_class.__name__, config_kind(asked.config_class)) or ("", {}))[1]
     apart = [tuple(dotted.split(".")) for _, dotted, _ in row.get("p", ()) if dotted]
+    based = any(not dotted for _, dotted, _ in row.get("p", ()))  # whose sections are the base model's matter
     for level, owner in asked.owners.items():
-        if not any(level[: len(one)] == one for one in apart):
+        if not (based and level) and not any(level[: len(one)] == one for one in apart):
             held = owner.to_dict().items()
             yield from _texts({key: value for key, value in held if (*level, key) not in asked.owners}, level)
 
