@@ -225,3 +225,17 @@ def test_a_group_of_a_contract_that_is_not_there_is_one_finding() -> None:
     (found,) = report.findings
     assert found.code == "TIE309"
     assert "has no head.weight and wpe.weight" in found.message
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [lambda m: setattr(m, "bias", None), lambda m: delattr(m, "bias"), lambda m: m.register_parameter("bias", None)],
+    ids=["none", "deleted", "registered"],
+)
+def test_a_member_that_is_gone_is_told_though_another_stands_below_it(gone: Any) -> None:
+    head = nn.ModuleDict({"decoder": nn.Linear(4, 4)})
+    head.bias = head.decoder.bias  # BERT's head registers the bias of its decoder too
+    model = nn.ModuleDict({"head": head})
+    with pytest.raises(tiecheck.TieBroken, match="one of them is gone"), tiecheck.guard(model):
+        gone(head)
+    assert head.decoder.bias is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import filterfalse, islice
+
 from torch import Tensor, nn
 
 from tiecheck.live.member_lookup import Member, look_up
@@ -35,10 +37,11 @@ def in_wrappers(root: nn.Module, members: list[Member]) -> list[Member]:
     A layer of anyone's that took the place of the head, and holds it or reads the embedding, keeps the tie.
     """
     held: dict[str, dict[int, Tensor]] = {}
+    there = frozenset(member.name for member in members if member.tensor is not None)
     for member in members:
         found = {id(member.tensor): member.tensor} if member.tensor is not None else {}
         if member.tensor is None:  # pruning and norms keep what they change
-            below = _below(root, member.name).items()
+            below = _below(root, member.name, there).items()  # a bias beside another member of its own is no wrapper's
             found = {id(tensor): tensor for path, tensor in below if not _is_raw(path.rpartition(".")[2])}
         held[member.name] = found
     common = set.intersection(*(set(found) for found in held.values()))
@@ -103,14 +106,17 @@ def _candidates(root: nn.Module, name: str) -> dict[str, Tensor]:
     return {path: t for path, t in _below(root, name).items() if path.rpartition(".")[2] == attribute}
 
 
-def _below(root: nn.Module, name: str) -> dict[str, Tensor]:
-    """Return each tensor that the module in the place of a member's own registers, by one name."""
+def _below(root: nn.Module, name: str, others: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+    """Return each tensor that the module in the place of a member's own registers, by one name that no other has."""
     place = look_up(root, name).owner
     if place is None or place is root or place is without_wrappers(root):
         return {}
     places = Registrations(place, buffers=True)
-    path = name.rpartition(".")[0]
-    return {f"{path}.{places.names_at(first)[0]}": places.objects[first] for first in places.firsts}
+    found: dict[str, Tensor] = {}
+    for first in places.firsts:
+        names = (f"{name.rpartition('.')[0]}.{own}" for p in places.places_of(first) for own in places.names_at(p))
+        found |= dict.fromkeys(islice(filterfalse(others.__contains__, names), 1), places.objects[first])
+    return found
 
 
 def _is_raw(attribute: str) -> bool:
