@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,25 @@ def test_an_organisation_needs_the_hub(monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(TargetError, match="HF_HUB_OFFLINE"):
         list(list_models(["hf://org"]))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_manifest_of_another_editor(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    names = ["a/b", "mod\u00e9l x", "\U0001f600", "a b#c", "'q'", "hf://o/n@main", "."]
+    for ending in ("txt", "list", "jsonl"):
+        wanted = [draw.choice(names) for _ in range(8)]
+        lines: list[str] = []
+        for name in wanted:
+            lines += ["", "  "] * draw.randrange(2) + ["# note"] * (ending != "jsonl" and draw.random() < 0.5)
+            object_ = json.dumps({"n": 1, "target": name}, ensure_ascii=draw.random() < 0.5)
+            text = name if ending != "jsonl" else draw.choice([object_, json.dumps(name)])
+            lines.append(draw.choice(["", " ", "\t"]) + text + draw.choice(["", " "]))
+        raw = draw.choice(["\n", "\r\n"]).join(lines) + draw.choice(["", "\n", "\r\n"])
+        manifest = tmp_path / f"m.{ending}"
+        manifest.write_bytes(draw.choice([b"", b"\xef\xbb\xbf"]) + raw.encode())
+        assert [model.target for model in list_models([str(manifest)])] == wanted
+        assert not any(model.error for model in list_models([str(manifest)]))
+        manifest.write_bytes(f"\ufeff{raw}".encode(draw.choice(["utf-16-le", "utf-16-be"])))
+        with pytest.raises(TargetError, match="is UTF-16, and is read as UTF-8"):
+            list(list_models([str(manifest)]))

@@ -60,8 +60,8 @@ def test_workers_that_are_killed_lose_nothing(fleet: Path, tmp_path: Path, monke
     killed = []
     made = local._Worker.__init__
 
-    def noted(worker, config) -> None:
-        made(worker, config)
+    def noted(worker, *given) -> None:
+        made(worker, *given)
         pool.append(worker.process)
 
     pool: list = []
@@ -76,6 +76,31 @@ def test_workers_that_are_killed_lose_nothing(fleet: Path, tmp_path: Path, monke
     assert len(killed) == 3
     each_once(tmp_path / "out.jsonl", 60)
     assert (found.problem, found.summary.run.judged, found.summary.run.failed) == (None, 60, 0)
+
+
+@pytest.mark.parametrize(("failing", "workers"), sampled([(2, 2), (4, 3), (5, 2), (1000, 2), (1000, 3)], 3))
+def test_workers_that_end_as_they_start_end_the_run(
+    fleet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, workers: int
+) -> None:
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        f"told = {str(tmp_path / 'told')!r}\n"
+        "if any('spawn_main' in word for word in sys.orig_argv):\n"
+        "    with open(told, 'a') as file:\n"
+        "        file.write('x')\n"
+        f"    if os.path.getsize(told) <= {failing}:\n"
+        "        os._exit(7)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "early"))
+    found = run_fleet(fleet, results=tmp_path / "out.jsonl", place=EnginePlace(workers=workers))
+    if failing <= local.STARTS:
+        assert (found.problem, found.summary.run.judged, found.summary.run.failed) == (None, 60, 0)
+        each_once(tmp_path / "out.jsonl", 60)
+    else:
+        assert found.problem == "worker processes end before they begin: the last ended its worker (status 7)"
+        assert (tmp_path / "told").stat().st_size <= local.STARTS + 2 * workers
+        assert rows_of(tmp_path / "out.jsonl") == []
 
 
 def test_chunks_and_rows_of_more_than_a_pipe_holds(fleet: Path) -> None:

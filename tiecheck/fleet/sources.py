@@ -155,7 +155,10 @@ def _manifest(path: str) -> Iterator[Listed]:
     rows = path.endswith(".jsonl")
     try:
         for number, line in enumerate(read_lines(path), 1):
-            text = line.decode("utf-8", "surrogateescape").strip()
+            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise TargetError(f"{path} is UTF-16, and is read as UTF-8; save it so", path)
+            first = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line  # a mark that editors put there
+            text = first.decode("utf-8", "surrogateescape").strip()
             if not text or (text[0] == "#" and not rows):
                 continue
             if not rows:

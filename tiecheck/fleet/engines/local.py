@@ -6,14 +6,15 @@ import contextlib
 import gc
 import os
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 from tiecheck.config.options import Config
+from tiecheck.errors import TargetError
 from tiecheck.fleet.rows import Chunk, Done, Judged, judge_chunk
 
-AHEAD = 2
-"""Chunks that each worker has: the one it judges, and the next."""
+AHEAD = 4
+"""Chunks that each worker has: the one it judges, and the next ones; with two it waits where others use the cores."""
 
 
 def judge_here(chunks: Iterator[Chunk], config: Config) -> Generator[Done]:
@@ -22,10 +23,14 @@ def judge_here(chunks: Iterator[Chunk], config: Config) -> Generator[Done]:
         yield Done(chunk, judge_chunk(chunk, config), None)
 
 
+STARTS = 5
+"""Processes that may end in a row before they take anything up: more, and none will."""
+
+
 class _Worker:
     """A process, the pipe to it, and the chunks that it has."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, chunks: Iterable[Chunk] = ()) -> None:
         from multiprocessing import get_context
 
         context = get_context("spawn")
@@ -34,25 +39,43 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.chunks: list[Chunk] = []
+        self.ready = False
+        self.end = ""
+        for chunk in chunks:
+            self.send(chunk)
 
     def send(self, chunk: Chunk) -> None:
         self.chunks.append(chunk)
         with contextlib.suppress(OSError):  # it is dead, as the next look at its pipe tells
             self.pipe.send(chunk)
 
-    def ended(self) -> str:
-        """Say how it came to its end."""
+    def done(self) -> Done | None:
+        """Return what it sent of its first chunk, and None where it sent that it is ready; its end is an error."""
+        judged = self.pipe.recv()
+        if not self.ready:
+            self.ready = True
+            return None
+        return Done(self.chunks.pop(0), judged, None)
+
+    def lost(self) -> Done | None:
+        """Return the chunk that it ended with, if it was ready; what is left it had not begun."""
         self.process.join()
         code = self.process.exitcode or 0
         self.pipe.close()
-        return f"killed its worker ({signal.Signals(-code).name})" if code < 0 else f"ended its worker (status {code})"
+        by = signal.Signals(-code).name if code < 0 else ""
+        self.end = f"killed its worker ({by})" if by else f"ended its worker (status {code})"
+        return Done(self.chunks.pop(0), None, self.end) if self.ready else None
 
 
 def judge_by_processes(chunks: Iterator[Chunk], config: Config, workers: int) -> Generator[Done]:
-    """Judge chunks by some processes; a chunk that a killed one held comes back as failed, the others go on."""
+    """Judge chunks by some processes; a chunk that a killed one held comes back as failed, the others go on.
+
+    A `TargetError` is raised where several processes in a row end before they take anything up.
+    """
     from multiprocessing.connection import wait
 
     pool = [_Worker(config) for _ in range(workers)]
+    stillborn = 0
     try:
         while True:
             for worker in pool:
@@ -64,15 +87,16 @@ def judge_by_processes(chunks: Iterator[Chunk], config: Config, workers: int) ->
             for pipe in wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]
                 try:
-                    judged = worker.pipe.recv()
+                    done = worker.done()
                 except (EOFError, OSError):
-                    why, held = worker.ended(), worker.chunks
-                    new = pool[pool.index(worker)] = _Worker(config)
-                    yield Done(held[0], None, why)
-                    for chunk in held[1:]:
-                        new.send(chunk)
-                else:
-                    yield Done(worker.chunks.pop(0), judged, None)
+                    done = worker.lost()
+                    stillborn += 1
+                    if stillborn > STARTS and done is None:
+                        raise TargetError(f"worker processes end before they begin: the last {worker.end}") from None
+                    pool[pool.index(worker)] = _Worker(config, worker.chunks)
+                if done is not None:
+                    stillborn = 0
+                    yield done
     finally:
         for worker in pool:
             worker.process.terminate()
@@ -89,6 +113,7 @@ def _serve(pipe: Any, config: Config, collecting: tuple[int, int, int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.set_threshold(*collecting)
     sender = ThreadPoolExecutor(1)
+    pipe.send(None)  # it is ready
     try:
         while True:
             sender.submit(_send, pipe, judge_chunk(pipe.recv(), config))
