@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 import transformers
+from older import older_python
 from rule_failures import llama, set_flag
 
 import tiecheck
@@ -29,3 +31,43 @@ def test_a_flag_of_another_type_is_refused_by_the_library_and_told_at_its_line(v
 def test_a_truth_value_is_left_alone(value: bool, tmp_path: Path) -> None:
     llama(tied=value).save_pretrained(tmp_path)
     assert tiecheck.check(tmp_path).findings == ()
+
+
+LOADS = """
+import sys, torch, transformers
+from safetensors.torch import load_file
+for where in sys.argv[1:]:
+    held = load_file(where + "/model.safetensors")
+    model = transformers.LlamaForCausalLM.from_pretrained(where)
+    head, embedding = model.lm_head.weight, model.model.embed_tokens.weight
+    own = held.get("lm_head.weight")
+    print(torch.equal(head, own) if own is not None else head is embedding)
+"""
+STATES = [(value, stored) for value in ("false", "true", "", 0, 1, 2.5, [], {}) for stored in (True, False)]
+
+
+def odd_model(value: object, where: Path, *, stored: bool) -> str:
+    """Save a Llama whose own head is stored or not, with a flag of another type."""
+    llama(tied=not stored).save_pretrained(where)
+    set_flag(where, value)
+    return str(where)
+
+
+@pytest.mark.parametrize(("value", "stored"), STATES)
+def test_what_4_57_loses_by_such_a_flag_fails_where_that_line_is_asked_for(
+    value: object, stored: bool, tmp_path: Path
+) -> None:
+    """It goes by whether Python takes the flag for true: a head of its own is thrown away, or one is made at random."""
+    where = odd_model(value, tmp_path, stored=stored)
+    (report,) = tiecheck.check(where, judge_for=["transformers==4.57"]).targets
+    assert (report.status == "fail") is (bool(value) is stored), report.reason
+    (finding,) = (f for f in tiecheck.check(where).findings if f.code == InvalidTieFlag.code)
+    assert ("transformers 4.57" in (finding.hurts or ())) is (bool(value) is stored)
+
+
+@pytest.mark.slow
+def test_4_57_loses_so(tmp_path: Path) -> None:
+    places = [odd_model(value, tmp_path / str(n), stored=stored) for n, (value, stored) in enumerate(STATES)]
+    done = subprocess.run([older_python(), "-c", LOADS, *places], capture_output=True, text=True, check=True)
+    kept = [line == "True" for line in done.stdout.split()]
+    assert kept == [bool(value) is not stored for value, stored in STATES]

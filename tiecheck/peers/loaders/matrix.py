@@ -154,8 +154,10 @@ def _situations(
 
 def _as_taken(config: ModelConfig) -> ModelConfig:
     """Return a config as 4.57 takes it: a flag that is no truth value by whether Python takes it for true."""
-    flags = tuple(f if isinstance(f.value, bool) else f._replace(value=bool(f.value)) for f in config.flags)
-    return config if flags == config.flags else config._replace(flags=flags, data=_taken(config.data))
+    if all(isinstance(flag.value, bool) for flag in config.flags):
+        return config
+    flags = tuple(flag._replace(value=bool(flag.value)) for flag in config.flags)
+    return config._replace(flags=flags, data=_taken(config.data))
 
 
 def _taken(data: Mapping[str, Any]) -> dict[str, Any]:

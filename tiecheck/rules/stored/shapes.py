@@ -9,7 +9,7 @@ from tiecheck.records.declared import Flag
 from tiecheck.records.files import LoadProblem
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Comparison, Group
-from tiecheck.records.words import RANDOM, Unknown
+from tiecheck.records.words import DISCARDED, RANDOM, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
 from tiecheck.rules.stored.groups import (
     declaration_place,
@@ -144,11 +144,11 @@ class InvalidTieFlag(Rule):
 
         names = groups[0].names if groups else ()
         edits = valid_flags(groups, [name for found in load_problems if found.kind == "flag" for name in found.names])
-        random = tuple(v for v in loaders if v.loader == "transformers" and v.outcome in RANDOM)
+        lost = tuple(v for v in loaders if v.loader == "transformers" and v.outcome in DISCARDED | RANDOM)
         for found in load_problems:
             if found.kind == "flag":
                 draft = problem_draft(found)
-                draft = draft._replace(hurts=(*(draft.hurts or ()), *random))
+                draft = draft._replace(hurts=(*(draft.hurts or ()), *lost))
                 where = next((f for f in flags if found.why.startswith(f"{f.dotted} is ")), None)
                 place = file_place(found.file, found.message, line=where.line, column=where.column) if where else None
                 places = (place,) if place else draft.locations
