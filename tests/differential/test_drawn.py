@@ -16,7 +16,7 @@ from harness.collect import Bench, Run, collect, drawn, shrunk
 from harness.configs import Classes, Flatten, SetKey
 from harness.evidence import families, page
 from harness.files import Beside, Layout
-from harness.members import Stored, Stray, Unprefixed, Written
+from harness.members import Stored, Stray, Unprefixed, Wrapped, Written
 from harness.oracle import Oracle
 from harness.saves import Save, animal_of, saved, variants
 from harness.verdicts import Said, say
@@ -118,8 +118,10 @@ MENDED = [
         (("tie_word_embeddings", False),),
         (Stray("language_model.lm_head.weight"),),
     ),
+    Case("Gemma3ForCausalLM", "gemma3_text", (), (Wrapped("module."), SetKey("hidden_size", 65))),
     Case("GPT2LMHeadModel", "gpt2", (), (Layout("shards without index"), Beside("stale index"))),
     Case("LlamaForCausalLM", "llama", (), (Written(0, "lm_head.weight", "double"),)),
+    Case("M2M100Model", "m2m_100", (), (SetKey("pad_token_id", -161),)),
     Case("MegatronBertForCausalLM", "megatron-bert", (), (SetKey("vocab_size", 161), Stored(0, ()))),
     Case("MistralForCausalLM", "mistral", (), (Beside("adapter config alone"),)),
     Case("PLBartForSequenceClassification", "plbart", (), (Unprefixed(rest=True),)),

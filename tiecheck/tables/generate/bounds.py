@@ -34,6 +34,8 @@ def table_bounds(asked: Perturber, levels: list[Level]) -> list[Row]:
         for level in levels:
             for field in _refused(asked, list(_pointers(asked, level))):
                 longer: dict[Field, int] = {}  # a field may point into two tables (RoBERTa's words and positions)
+                if _rows_of(asked, field, longer) is None:  # one may have more rows than any number (M2M100's, by two)
+                    longer = {number: 2 * BEYOND for number in _numbers(asked) if "position" in number.key}
                 while (rows := _rows_of(asked, field, longer)) is not None:
                     found.append([field.dotted, "<", [[rows.dotted, None]]])
                     longer[rows] = 2 * BEYOND
@@ -112,6 +114,13 @@ def _refused(asked: Perturber, fields: list[Field]) -> list[Field]:
     return [*_refused(asked, fields[:half]), *_refused(asked, fields[half:])]
 
 
+def _numbers(asked: Perturber) -> Iterator[Field]:
+    for level, owner in asked.owners.items():
+        for key, value in owner.to_dict().items():
+            if type(value) is int and value > 0:
+                yield Field(level, key, -1, value)
+
+
 def _rows_of(asked: Perturber, field: Field, longer: dict[Field, int]) -> Field | None:
     """Return the number of rows: the least that is refused, unless it is made one more; as far below zero it is too.
 
@@ -121,12 +130,7 @@ def _rows_of(asked: Perturber, field: Field, longer: dict[Field, int]) -> Field 
     def refuses(value: int, more: dict[Field, int] | None = None) -> bool:
         return isinstance(asked.built({field: value, **longer, **(more or {})}), str)
 
-    numbers = [
-        Field(level, key, -1, value)
-        for level, owner in asked.owners.items()
-        for key, value in owner.to_dict().items()
-        if type(value) is int and value > 0 and Field(level, key, -1, value) not in longer
-    ]
+    numbers = [number for number in _numbers(asked) if number not in longer]
     sizes = sorted({number.value for number in numbers})
     low, high = 0, len(sizes)
     while low < high:

@@ -6,6 +6,7 @@ Parts of a model that are models themselves, with a config of their own inside t
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any, NamedTuple
 
 from tiecheck.tables.generate.build import model_declarations
@@ -73,8 +74,7 @@ def other_names(model: Any) -> dict[str, list[str]]:
             continue
         plain = f"{prefix}.".removeprefix(f"{model.base_model_prefix}.")
         spelled = [name for name in finder.spellings(f"{prefix}.{inside}") if name.endswith(f".{inside}")]
-        others = {name.removesuffix(inside) for name in spelled}
-        others -= {other for other in others if other.endswith(f".{plain}") or other == plain}
+        others = {one for name in spelled if not f".{(one := name.removesuffix(inside))}".endswith(f".{plain}")}
         if others:
             found[f"{prefix}."] = sorted(others, key=lambda other: (len(other), other))
     return found
@@ -244,11 +244,12 @@ class SizeChanges:
         for field in fields:
             if not field.key.endswith(("heads", "n_head")):
                 continue
-            if not isinstance(self.asked.built({field: field.value + 1}), str):
-                continue
             whole = [f for f in fields if f.level == field.level and f != field and type(f.value) is int]
+            more = next(n for n in count(field.value + 1) if all(f.value % n for f in whole))  # Gemma 3 is 9 * 256
+            if not isinstance(self.asked.built({field: more}), str):
+                continue
             for other in (f for f in whole if f.value > field.value and f.value % field.value == 0):
-                fitting = {field: field.value + 1, other: other.value // field.value * (field.value + 1)}
+                fitting = {field: more, other: other.value // field.value * more}
                 if not isinstance(self.asked.built(fitting), str) and not self._undivided(field, other, whole):
                     self.refused.append((field.dotted, "%", ((other.dotted, None),)))
 
