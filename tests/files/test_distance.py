@@ -103,6 +103,17 @@ def test_a_dtype_without_numbers_has_no_distance(dtype: str) -> None:
     assert measured(dtype, b"\x00" * 8, b"\x01" * 8) == Distance(None, 0, False)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_machine_of_the_other_order_of_bytes_reads_the_same_numbers(dtype: str, monkeypatch) -> None:
+    decode, raw = number_decoder(dtype), bytes(range(1, 17))
+    assert decode is not None
+    here = list(decode(raw))
+    monkeypatch.setattr(sys, "byteorder", "big")
+    there = decode(raw)
+    assert not isinstance(there, memoryview), "a cast takes the machine's order"
+    assert list(there) == pytest.approx(here, rel=0, abs=0, nan_ok=True)
+
+
 def test_the_members_of_three_are_held_against_the_first() -> None:
     members = [raw_bytes(torch.tensor([x])) for x in (0.0, 1.0, -4.0)]
     assert measured("float32", *members).largest == 4

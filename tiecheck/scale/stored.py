@@ -39,18 +39,13 @@ class TrainingEvidence(Record):
     """The evidence, in words."""
 
 
-class _Word(Record):
-    size: int
-    one: bytes
-    code: str
-
-
-_WORDS: Mapping[str, _Word] = {
-    "float64": _Word(8, bytes.fromhex("000000000000f03f"), "d"),
-    "float32": _Word(4, bytes.fromhex("0000803f"), "f"),
-    "float16": _Word(2, bytes.fromhex("003c"), "e"),
-    "bfloat16": _Word(2, bytes.fromhex("803f"), "f"),
+_ONES: Mapping[str, bytes] = {
+    "float64": bytes.fromhex("000000000000f03f"),
+    "float32": bytes.fromhex("0000803f"),
+    "float16": bytes.fromhex("003c"),
+    "bfloat16": bytes.fromhex("803f"),
 }
+"""What one is stored as, in each dtype of which a deviation is taken."""
 
 
 def scale_record(
@@ -153,7 +148,7 @@ def _readable(checkpoint: Checkpoint, name: str) -> StoredTensor | Unknown:
     tensor = checkpoint.tensor(name)
     if checkpoint.format != "safetensors" or tensor is None:
         return Unknown(f"{name} is not in a safetensors file that could be read")
-    if tensor.dtype not in _WORDS:
+    if tensor.dtype not in _ONES:
         return Unknown(f"{name} is stored as {tensor.dtype}, of which no deviation is taken")
     if len(tensor.shape) != 2 or 0 in tensor.shape:  # rows and columns
         return Unknown(f"{name} is no matrix: shape {list(tensor.shape)}")
@@ -183,7 +178,7 @@ def _first_words(checkpoint: Checkpoint, gain: StoredTensor) -> Literal["ones", 
         raw = files.read(gain, 0, min(gain.nbytes, _PROBE))
     if not raw.strip(b"\0"):
         return "zeros"
-    one = _WORDS[gain.dtype].one
+    one = _ONES[gain.dtype]
     return "ones" if raw.startswith(one) and raw == one * (len(raw) // len(one)) else "others"
 
 
@@ -207,7 +202,7 @@ def _untrained(checkpoint: Checkpoint, tied: frozenset[str]) -> TrainingEvidence
                 tensor = checkpoint.tensor(name)
                 if tensor is None or not _is_vector(tensor):
                     continue
-                word = _WORDS[tensor.dtype].one if gain else b"\0"
+                word = _ONES[tensor.dtype] if gain else b"\0"
                 if files.read(tensor, 0, tensor.nbytes) != word * (tensor.nbytes // len(word)):
                     return TrainingEvidence(
                         untrained=False, evidence=f"{name} is not all {'ones' if gain else 'zeros'}"
@@ -225,27 +220,17 @@ def _samples(checkpoint: Checkpoint, files: TensorFiles, names: list[str]) -> li
 
 
 def _is_vector(tensor: StoredTensor) -> bool:
-    return len(tensor.shape) == 1 and tensor.shape[0] > 1 and tensor.dtype in _WORDS
+    return len(tensor.shape) == 1 and tensor.shape[0] > 1 and tensor.dtype in _ONES
 
 
 def _is_matrix(tensor: StoredTensor) -> bool:
-    return len(tensor.shape) == 2 and math.prod(tensor.shape) >= initial_draw.LEAST and tensor.dtype in _WORDS
+    return len(tensor.shape) == 2 and math.prod(tensor.shape) >= initial_draw.LEAST and tensor.dtype in _ONES
 
 
-def _runs(files: TensorFiles, tensor: StoredTensor, runs: int) -> list[tuple[float, ...]]:
+def _runs(files: TensorFiles, tensor: StoredTensor, runs: int) -> list[Sequence[float]]:
     """Read evenly spread runs of a tensor's elements."""
-    size = _WORDS[tensor.dtype].size
+    from tiecheck.files.compare.distance import word_numbers  # a trained model does not pay for it
+
+    size = len(_ONES[tensor.dtype])
     first, run = initial_draw.run_starts(math.prod(tensor.shape), runs, initial_draw.RUN)
-    return [_decode(files.read(tensor, start * size, run * size), tensor.dtype) for start in first]
-
-
-def _decode(data: bytes, dtype: str) -> tuple[float, ...]:
-    """Decode elements from little-endian bytes, on any host."""
-    import struct
-
-    if dtype == "bfloat16":
-        wide = bytearray(2 * len(data))
-        wide[2::4], wide[3::4] = data[0::2], data[1::2]
-        data = bytes(wide)
-    word = _WORDS[dtype]
-    return struct.unpack(f"<{len(data) // struct.calcsize(word.code)}{word.code}", data)
+    return [word_numbers(files.read(tensor, start * size, run * size), tensor.dtype) for start in first]

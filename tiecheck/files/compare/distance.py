@@ -63,8 +63,8 @@ CODES = {"float32": "f4", "float64": "f8", "float16": "f2", "uint8": "u1", "int8
          "int32": "i4", "uint32": "u4", "int64": "i8", "uint64": "u8"}  # fmt: skip
 """numpy's word for each dtype that it has."""
 
-_FORMATS = {"f4": "f", "f8": "d", "u1": "B", "i1": "b", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q",
-            "u8": "Q"}  # fmt: skip
+_FORMATS = {"f4": "f", "f8": "d", "f2": "e", "u1": "B", "i1": "b", "i2": "h", "u2": "H", "i4": "i", "u4": "I",
+            "i8": "q", "u8": "Q"}  # fmt: skip
 
 _EIGHT_BITS = {
     "float8_e4m3fn": (4, 7, "one"),
@@ -162,25 +162,22 @@ class DistanceMeter:
 
 def number_decoder(dtype: str) -> Decode | None:
     """Return the function that makes numbers of a dtype's bytes; None for a dtype without numbers."""
-    if sys.byteorder != "little":  # safetensors is, and a cast takes the machine's order
-        return None
-    if dtype == "bfloat16":
-        return _bfloat16
-    if dtype == "float16":
-        return lambda raw: struct.unpack(f"<{len(raw) // 2}e", raw)
     if dtype in _EIGHT_BITS:
         table = eight_bit_values(dtype)
         return lambda raw: [table[byte] for byte in raw]
-    code = CODES.get(dtype)
-    return None if code is None else lambda raw: memoryview(raw).cast(_FORMATS[code])  # type: ignore[call-overload]
+    return (lambda raw: word_numbers(raw, dtype)) if dtype == "bfloat16" or dtype in CODES else None
 
 
-def _bfloat16(raw: bytes) -> Sequence[float]:
-    """Return the upper halves of as many float32."""
-    wide = bytearray(2 * len(raw))
-    wide[2::4] = raw[0::2]
-    wide[3::4] = raw[1::2]
-    return memoryview(wide).cast("f")
+def word_numbers(raw: bytes | bytearray, dtype: str) -> Sequence[float]:
+    """Return the numbers of little-endian bytes, as safetensors has them, of `bfloat16` or a dtype of `CODES`."""
+    if dtype == "bfloat16":  # the upper halves of as many float32
+        wide = bytearray(2 * len(raw))
+        wide[2::4], wide[3::4] = raw[0::2], raw[1::2]
+        return word_numbers(wide, "float32")
+    code = CODES[dtype]
+    if sys.byteorder == "little" and code != "f2":  # a cast copies nothing, takes the machine's order, knows no half
+        return memoryview(raw).cast(_FORMATS[code])  # type: ignore[call-overload, no-any-return]
+    return struct.unpack(f"<{len(raw) // int(code[1])}{_FORMATS[code]}", raw)
 
 
 def eight_bit_values(dtype: str) -> list[float]:

@@ -11,6 +11,7 @@ from tiecheck.records.live import DeclaredTie, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.cases import live_facts
 from tiecheck.rules.live.mends import PEFT, model_path
 from tiecheck.rules.training.stepped import (
     PAIR,
@@ -90,8 +91,6 @@ class OptimizerHoldsOrphan(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts
-
         orphan, lacking = case_held(case_slot(), names=()), case_held()
         yield Case("the embedding was replaced", case_facts(orphan, lacking), finds=("error",))
         yield Case("another module's parameter beside all of ours", case_facts(orphan, case_held(case_slot())))
