@@ -1,9 +1,11 @@
 """A fleet against its known truth, and against reading the bytes.
 
-`python bench_fleet.py [COUNT] [local|ray|nodes|dask|http|s3 ...]`, `nodes` being a Ray cluster of two on this machine.
-Every fault has to be found and none invented, and listed = judged + failed. Rates are told by the clock and by CPU
-seconds of this process, and beside them what reading configs and headers of the same directories alone takes. Of a
-remote fleet the server answers after 20 ms, and one answer in fifty is an error, a cut or a reset.
+`python bench_fleet.py [COUNT] [local|own|two|ray|nodes|dask|http|s3 ...] [--page]`: `own` has a config of its own for
+each directory, a thirtieth of COUNT; `two` takes two processes, `nodes` a Ray cluster of two on this machine. `--page`
+writes what was measured into docs/fleet.md, and leaves there what was not. Of engines the last two thirds are timed,
+when they have started. Every fault has to be found and none invented, and listed = judged + failed. Rates are told by
+the clock and by CPU seconds of this process, and beside them what reading configs and headers of the same directories
+alone takes. Of a remote fleet the server answers after 20 ms, and one answer in fifty is an error, a cut or a reset.
 """
 
 from __future__ import annotations
@@ -31,6 +33,20 @@ from tiecheck.fleet.results import Results
 from tiecheck.fleet.rows import options_mark
 from tiecheck.fleet.run import EnginePlace, Fleet, Outcome
 
+PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"
+MARK = "<!-- measured: "
+ROWS = (
+    ("few", "directories of few kinds, 3 % with faults", "", "config and headers, 4 KiB of a tensor"),
+    ("own", "directories, each its own", "", "the same"),
+    ("HTTP, of one kind", "HTTP, 20 ms, 2 % of answers spoilt, of one kind", "2.04", "65,700"),
+    ("HTTP, each its own", "the same, each its own", "2.04", "65,700"),
+    ("S3 (moto), of one kind", "S3 (moto), the same faults, of one kind", "2.04, and one a thousand files", "32,700"),
+    ("S3 (moto), each its own", "the same, each its own", "2.04, and one a thousand files", "32,700"),
+)
+"""Key of a figure, what it is a rate of, requests and bytes a model."""
+figures: dict[str, float] = {}
+"""Models a CPU second by `ROWS`, of reading alone (`floor`); models a second of each engine."""
+
 REMOTE = 3_000
 """Models of a fleet behind HTTP."""
 
@@ -44,7 +60,11 @@ def run(source: str, place: EnginePlace, table: Path) -> tuple[Outcome, float, f
     config = Config()
     cpu, begin = time.process_time(), time.perf_counter()
     results = Results(str(table), options_mark(config), resume=False)
-    found = Fleet((source,), config, place, results, lambda *_: None).run()
+    times: list[tuple[float, int]] = []
+    seen = lambda fleet, _: times.append((time.perf_counter(), fleet.judged + fleet.failed))  # noqa: E731
+    found = Fleet((source,), config, place, results, seen).run()
+    started = next((told for told in times if 3 * told[1] >= times[-1][1]), times[-1])
+    figures["last run"] = (times[-1][1] - started[1]) / max(1e-9, times[-1][0] - started[0])
     return found, time.perf_counter() - begin, time.process_time() - cpu
 
 
@@ -77,7 +97,13 @@ def local(root: Path, truth: dict[str, set[str]], engine: str, table: Path) -> N
         with two_nodes() as address:
             found, wall, cpu = run(str(root), EnginePlace("ray", address), table)
     else:
-        found, wall, cpu = run(str(root), EnginePlace(engine, workers=None if engine == "local" else 2), table)
+        place = (
+            EnginePlace()
+            if engine in {"local", "own"}
+            else EnginePlace("local" if engine == "two" else engine, None, 2)
+        )
+        found, wall, cpu = run(str(root), place, table)
+    figures[engine] = figures.pop("last run")
     got = dict(found_by(table))
     wrong = Counter(
         "missed" if truth[target] - got.get(target, set()) else "invented"
@@ -90,7 +116,15 @@ def local(root: Path, truth: dict[str, set[str]], engine: str, table: Path) -> N
     print(f"{engine:<6} {len(truth):,} models, {faulty:,} with a fault: {dict(wrong) or 'all right'}")
     print(f"       {found.summary.run} {found.problem or ''}")
     print(f"       {len(truth) / wall:,.0f} a second, {len(truth) / cpu:,.0f} a CPU second of the driver, {peak} MiB")
+    if engine == "own":
+        figures["own"] = len(truth) / cpu
+    if engine in {"ray", "dask"} and "two" in figures:
+        times = figures[engine] / figures["two"]
+        what = f"{engine}: models a second, to those of two processes, both started"
+        note(what, f"{times:.2f}x", ">= 0.9x" if engine == "ray" else "", held=engine == "dask" or times >= 0.9)
+        print(f"       {times:.2f}x of two processes")
     if engine == "local":
+        figures["few"], figures["floor"] = len(truth) / cpu, 1 / floor
         times, rate, what = cpu / len(truth) / floor, len(truth) / cpu, f"{len(truth):,} directories of few kinds"
         print(f"       {times:.1f}x of reading the bytes ({1 / floor:,.0f} a CPU second)")
         note(f"{what}, judged", f"{rate:,.0f} a core second", ">= 8,000", held=rate >= 8_000)
@@ -138,6 +172,7 @@ def told(what: str, found: Outcome, wall: float, cpu: float) -> None:
     """Print the figures of a remote fleet."""
     summary = found.summary
     count = summary.run.listed
+    figures[what] = count / cpu
     print(f"http   {what}: {summary.status} {found.problem or ''}")
     print(f"       {count / wall:,.0f} a second, {count / cpu:,.0f} a CPU second")
     goal = 300 if "own" in what else 600
@@ -148,23 +183,62 @@ def told(what: str, found: Outcome, wall: float, cpu: float) -> None:
         print(f"       {target}: {why}")
 
 
+def rounded(figure: float) -> str:
+    """Two or three digits of a figure, with commas."""
+    digits = 3 if figure >= 100 else 2
+    return f"{float(f'{figure:.{digits}g}'):,.0f}" if figure >= 100 else f"{figure:.2g}"
+
+
+def lasting(seconds: float) -> str:
+    """Seconds of a core in words."""
+    return f"{rounded(seconds / 3600)} core hours" if seconds >= 1200 else f"{rounded(seconds / 60)} minutes of a core"
+
+
+def write_page() -> None:
+    """Write the measured figures into the page, with those that it had."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK)
+    old, _, rest = rest.partition(" -->\n")
+    after = rest.partition("<!-- end -->\n")[2]
+    held = json.loads(old) | {key: float(f"{figure:.4g}") for key, figure in figures.items() if key != "last run"}
+    lines = ["| what is judged | models a CPU second | requests a model | bytes a model |", "|---|---|---|---|"]
+    for key, what, requests, size in ROWS:
+        more = f" (reading the bytes alone: {rounded(held['floor'])})" if key == "few" else ""
+        lines.append(f"| {what} | {rounded(held[key])}{more} | {requests} | {size} |")
+    words = {"few": "local, few kinds", "own": "local, each its own"}
+    columns = " | ".join(words.get(key, key.replace(" (moto)", "")) for key, *_ in ROWS)
+    lines += ["", "By these rates:", "", f"| models | {columns} |", "|---" * 7 + "|"]
+    for word, count in (("a million", 1e6), ("a billion", 1e9)):
+        lines.append(f"| {word} | {' | '.join(lasting(count / held[key]) for key, *_ in ROWS)} |")
+    ray, dask = (held[engine] / held["two"] for engine in ("ray", "dask"))
+    lines += ["", "Against two processes (`--workers 2`), all with their start behind them, two workers of Ray judged"]
+    lines.append(f"{ray:.2f} times as many directories of few kinds a second, and two of Dask {dask:.2f}.")
+    text = f"{before}{MARK}{json.dumps(held)} -->\n" + "\n".join(lines) + f"\n<!-- end -->\n{after}"
+    PAGE.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Print the figures."""
     gc.set_threshold(YOUNG)  # as the command does
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    wanted = sys.argv[2:] or ["local", "ray", "nodes", "dask", "http", "s3"]
+    page = "--page" in sys.argv
+    given = [word for word in sys.argv[1:] if word != "--page"]
+    count = int(given[0]) if given else 100_000
+    wanted = given[1:] or ["local", "own", "two", "ray", "nodes", "dask", "http", "s3"]
     root = Path(tempfile.mkdtemp(prefix="fleet-"))
     try:
         table = root / "out.jsonl"
-        engines = [name for name in wanted if name in {"local", "ray", "nodes", "dask"}]
+        engines = [name for name in wanted if name in {"local", "two", "ray", "nodes", "dask"}]
         truth = make_fleet(root / "models", count) if engines else {}
         for engine in engines:
             local(root / "models", truth, engine, table)
+        if "own" in wanted:
+            local(root / "own", make_fleet(root / "own", count // 30, 2, alike=False), "own", table)
         if "http" in wanted:
             http("", table)
             http("/own", table)
         if "s3" in wanted:
             s3(table)
+        if page:
+            write_page()
     finally:
         shutil.rmtree(root)
 

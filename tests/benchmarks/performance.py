@@ -26,7 +26,7 @@ SECTIONS = {
     "Live walk": ["bench_walk.py"],
     "Planning": ["bench_planning.py", "--modules", "4000"],  # accelerate's time is quadratic: a minute at 8,000
     "Remote headers": ["bench_remote.py"],
-    "Fleet": ["bench_fleet.py", "100000", "local", "http", "s3"],
+    "Fleet": ["bench_fleet.py", "100000", "local", "own", "two", "ray", "http", "s3"],
     "Use trace": ["bench_uses.py", "--time"],
     "Cache of verdicts": ["bench_cache.py"],
 }
