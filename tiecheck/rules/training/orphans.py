@@ -74,7 +74,8 @@ class OptimizerHoldsOrphan(Rule):
                     severity="warning",
                     no_mend="make the optimizer after get_peft_model.",
                 )
-        stepped = any(held.names and held.slots for held in held_tensors)
+        frozen = PEFT in mending.wrappers  # by it, and not in turns
+        stepped = any(held.names and held.slots and (held.trains or not frozen) for held in held_tensors)
         if not orphans or not lacking or (stepped and _far_more_lacks(orphans, lacking)):  # a part alone is trained
             return
         names = tuple(sorted(name for held in lacking for name in held.names))
@@ -101,7 +102,10 @@ class OptimizerHoldsOrphan(Rule):
         lora, frozen = case_held(names=("a.lora_A.default.weight",)), case_held(case_slot())._replace(trains=False)
         peft = case_facts(lora, frozen) | live_facts(wrappers=(PEFT,))
         yield Case("made before the adapters", peft, finds=("warning",))
-        yield Case("something that trains is stepped", peft | case_facts(lora, frozen, case_held(case_slot())))
+        more = tuple(case_held(names=(f"{n}.lora_A.default.weight",)) for n in range(3))
+        yield Case("and a tensor was replaced", peft | {"held_tensors": (orphan, frozen, *more)}, finds=("error",))
+        also = (lora, frozen, case_held(case_slot()))
+        yield Case("something that trains is stepped", peft | {"held_tensors": also})
         yield Case("a part is frozen in turn, with no adapters", case_facts(lora, frozen))
         yield Case("only a part is trained", case_facts(lacking, part))
         copy, other = case_held(names=("b.weight",)), case_held(names=("c.weight",))
