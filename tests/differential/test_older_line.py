@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from harness.cases import Case
 from harness.collect import Bench
-from harness.configs import SIZES, Flatten, OlderKeys, SetKey, walk
+from harness.configs import ROPES, SIZES, Flatten, OlderKeys, SetKey, walk
 from harness.files import Layout, write
 from harness.members import Stored, Unprefixed, Wrapped, Written
 from harness.oracle import Oracle
@@ -24,6 +24,7 @@ from older import older_python
 
 import tiecheck
 from tiecheck.tables.architectures import older_has
+from tiecheck.tables.generate.ropes import rope_keys, rope_types
 from tiecheck.tables.structure import config_structure
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
@@ -102,6 +103,18 @@ def shared_buffers() -> Iterator[Case]:
     yield from (Case("SamModel", "sam", (), change) for change in ((), *((one,) for one in changes)))
 
 
+def unread_ropes(rng: random.Random) -> Iterator[Case]:
+    """Draw ropes in configs of classes without any: 5 checks them all the same, and 4.57 never looks."""
+    classes = [("T5ForConditionalGeneration", "t5"), ("BertForMaskedLM", "bert"), ("GPT2LMHeadModel", "gpt2")]
+    classes += [("OPTForCausalLM", "opt"), ("BloomForCausalLM", "bloom"), ("DebertaV2ForMaskedLM", "deberta-v2")]
+    whole = {key: [2.0] if key.endswith(("short_factor", "long_factor")) else 2.0 for key in rope_keys()}
+    for name, kind in classes:
+        for word in rope_types():
+            held = whole if rng.random() < 0.7 else dict(rng.sample(sorted(whole.items()), 3))
+            named = rng.choice(("rope_type", "type"))
+            yield Case(name, kind, (), (SetKey(rng.choice(ROPES), {named: word} | held),))
+
+
 def drawn_cases(count: int) -> list[Case]:
     """Return the directories of the slow test."""
     rng = random.Random(7)
@@ -111,6 +124,7 @@ def drawn_cases(count: int) -> list[Case]:
         cases += [Case(name, kind, (), (change,)) for change in changes]
     cases += [case for name, kind in BIASED for case in members(name, kind)]
     cases += [*shared_buffers(), Case("Lfm2VlForConditionalGeneration", "lfm2_vl", ((OLDER, "4.57"),))]
+    cases += unread_ropes(rng)
     cases += refused_unread(rng) + shaped_by_a_tie(rng) + written_over(rng)
     cases += [
         Case("DebertaForMaskedLM", "deberta", (("legacy", False),), (Wrapped("model."),)),
@@ -147,6 +161,16 @@ def test_where_a_section_stops_5_nothing_is_told_tied_in_4_57(name: str, kind: s
             stopped += 1
             assert {view.outcome for view in views if view.line == "4.57"} <= {"crash", "unknown"}, case
     assert stopped
+
+
+def test_a_rope_in_a_class_without_any_is_told_in_both_lines(tmp_path: Path) -> None:
+    bench, ends = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0), set()
+    for case in random.Random(3).sample(list(unread_ropes(random.Random(4))), 12):
+        assert {word.kind for word in bench.judge(case).words if word.line == "5"} == {"right"}, case
+        views = [view for view in say(bench.where).views if view.loader == "transformers"]
+        assert {view.outcome for view in views if view.line == "4.57"} == {"tied"}, case
+        ends |= {view.outcome for view in views if view.line == "5"}
+    assert ends == {"crash", "tied"}
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "vision-encoder-decoder"])

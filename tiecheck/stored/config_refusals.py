@@ -91,6 +91,10 @@ def class_refusals(
         yield "", problem
     yield from _refused_words(spot.section, model, line, settled)
     yield from _rope_gaps(spot.section, model, line)
+    known = config_structure(spot.section.kind, line) if line == "4.57" else None
+    if known is not None:  # whose sources read no `rope_parameters`, and those of some classes no rope at all
+        unread = ("rope_parameters", *(["rope_scaling"] if known.get("q") == {} else []))
+        settled.update(".".join((*spot.section.level, key, "rope_type")) for key in unread)
     yield from _empty_fields(spot.section, model, line)
     for dotted, value, others in spot.row.get("r", ()):
         full = ".".join((*spot.section.level, dotted))
@@ -151,14 +155,14 @@ def _rope_gaps(section: Section, model: ModelConfig, line: str) -> Iterator[tupl
             continue
         seen.add(full)
         wanted = needs.get(texts[0], needs.get("*", []))
-        if wanted is None:
+        if wanted is None or any(key[0] == "@" and key[1:] in section.data for key in wanted):
             why = f"{full} is {json.dumps(texts[0])}, and this class was not seen to build with that"
             yield full, open_problem(why, line, model.path, full)
             continue
         gone = [key for key in wanted if not {key.rstrip("?")} & {*holder, *section.data}]
         if not gone:
             continue
-        absent = listed(tuple(key.rstrip("?") for key in gone))
+        absent = listed(tuple(key.strip("@?") for key in gone))
         why = f"{full} is {json.dumps(texts[0])}, and {absent} beside it is not there"
         last = section.data.keys() >= {"rope_scaling", "rope_parameters"} and "rope_parameters" not in refused_values(
             section.kind

@@ -138,7 +138,7 @@ def known_words(kind: str, line: str) -> Iterator[tuple[str, frozenset[str], boo
 def rope_needs(kind: str, line: str) -> Iterator[tuple[str, dict[str, list[str] | None]]]:
     """Yield each field of a rope type in a config class, with the keys that its types want beside them.
 
-    None stands with a type that no class of the kind was seen to build with.
+    None stands with a type that no class of the kind was seen to build with; `@` before a field of the config itself.
     """
     for key, fields in (config_structure(kind, line) or {}).get("q", {}).items():
         yield from ((field, _value(f"%{key}", line)) for field in fields)

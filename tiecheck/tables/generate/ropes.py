@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+import transformers
+
 from tiecheck.tables.generate.perturb import Perturber, SlowClassError
 from tiecheck.tables.generate.words import (
     BUDGET,
@@ -46,7 +48,24 @@ def words_and_needs(sets: dict[str, Any]) -> dict[str, dict[str, Any]]:
         told[kind] = by_sets(words.get(kind, {}), needs.get(kind, {}), sets)
     for kind, fields in fields_without_default().items():
         told.setdefault(kind, {})["h"] = fields
+    for kind in kinds_without_ropes():
+        told.setdefault(kind, {}).setdefault("q", {})
     return told
+
+
+def kinds_without_ropes() -> set[str]:
+    """Return the config classes of 4.57 without sections that take any rope: no source of theirs speaks of one.
+
+    5 checks it in configs of every class.
+    """
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        return set()
+    spoken, found = set[str](), set[str]()
+    for kind, asked in classes_with_words():
+        modules = [sys.modules[one.__module__] for one in (asked.model_class, asked.config_class)]
+        said = len(asked.owners) > 1 or any("rope_" in inspect.getsource(module) for module in modules)
+        (spoken if said else found).add(kind)
+    return found - spoken
 
 
 def needs_of_kinds(words: Mapping[str, KnownWords]) -> dict[str, dict[str, Needs]]:
@@ -106,7 +125,8 @@ def wanted_beside(asked: Perturber, holder: tuple[str, ...], word: str) -> list[
     """Return the keys without which a class does not build with a rope type; None where it was seen to build with none.
 
     What errors name is put in, with a number or as many numbers as they want, until the class builds. A key for which
-    one beside the holder may be enough has a question mark.
+    one beside the holder may be enough has a question mark; `@` stands before a field that the config class has not,
+    and that the check of the type reads whatever is put in.
     """
     held: dict[str, Any] = {"rope_type": word}
     for _ in range(ROUNDS):
@@ -118,6 +138,8 @@ def wanted_beside(asked: Perturber, holder: tuple[str, ...], word: str) -> list[
         )
         if "must be a dictionary with" in raised:
             held = {key: _usual(key) for key in named} | {"type": word}
+        elif (lacking := _lacked(asked, raised)) and held.keys() >= set(rope_keys()):
+            return [f"@{lacking}"]
         elif length := re.search(r"length (\d+)", raised):
             held = {k: v[:1] * int(length[1]) if isinstance(v, list) else v for k, v in held.items()}
         else:
@@ -132,6 +154,12 @@ def wanted_beside(asked: Perturber, holder: tuple[str, ...], word: str) -> list[
             wanted.append(key if raised_by(asked, outside | less) else f"{key}?")
     older = {"type": word} | {key: value for key, value in held.items() if key != "rope_type"}
     return [*wanted, *(["rope_type"] if raised_by(asked, {holder: older}) else [])]  # Cohere2's, of 4.57
+
+
+def _lacked(asked: Perturber, raised: str) -> str:
+    """Return the field that an error asks the config for, and that its class has not."""
+    found = re.search(rf"'{asked.config_class.__name__}' object has no attribute '(\w+)'", raised)
+    return found[1] if found else ""
 
 
 def _usual(key: str) -> Any:
