@@ -128,6 +128,12 @@ MENDED = [
     Case(
         "MvpForConditionalGeneration", "mvp", (), (SetKey("rope_scaling", LLAMA3), SetKey("rope_parameters", NO_SUCH))
     ),
+    Case(
+        "Qwen2AudioForConditionalGeneration",
+        "qwen2_audio",
+        APART,
+        (SetKey("text_config.tie_word_embeddings", value=True),),
+    ),
     Case("Qwen2VLForConditionalGeneration", "qwen2_vl", (), (SetKey("vision_config.hidden_size", 63),)),
     Case("Qwen3MoeForCausalLM", "qwen3_moe"),
     Case("Qwen3VLForConditionalGeneration", "qwen3_vl"),

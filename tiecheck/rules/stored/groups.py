@@ -208,6 +208,8 @@ def declarer_text(group: Group) -> str:
 
 def one_tensor_text(group: Group) -> str:
     """Tell who takes the names of a group for one tensor, as the end of a sentence that begins with them."""
+    if group.inert:
+        return "are one tensor in transformers 4.57"
     return "are declared as one tensor" if group.declared_by else "seem to be one tensor by their names"
 
 
