@@ -380,7 +380,10 @@ def test_an_initialiser_over_a_tied_matrix_is_told() -> None:
     with tiecheck.guard(model) as g:
         nn.Linear(6, 6)
         model.apply(lambda m: m.train())
+        model.apply(lambda m: m.requires_grad_(False).requires_grad_(True))
         step(model)
+        for dtype in (torch.float64, torch.bfloat16, torch.float32):
+            model.apply(lambda m, dtype=dtype: m.to(dtype) if isinstance(m, nn.Linear) else None)
     assert not g.overwritten
 
 

@@ -14,7 +14,7 @@ import warnings
 import weakref
 from contextlib import ContextDecorator, suppress
 from types import FrameType, TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from torch import Tensor, nn
 
@@ -202,20 +202,20 @@ class TieGuard(ContextDecorator):
         for one in self._watched:
             one.seen = now if one.whole else one.seen
 
-    def before_draw(self) -> dict[int, tuple[Tensor, bytes | None]]:
-        """Return a few values of every tensor that is tied."""
-        held: dict[int, tuple[Tensor, bytes | None]] = {}
+    def before_draw(self) -> dict[int, tuple[Tensor, object]]:
+        """Return dtype and a few values of every tensor that is tied."""
+        held: dict[int, tuple[Tensor, object]] = {}
         for one in self._watched:
             tensor = one.tensor() if one.whole else None
             if tensor is not None:
-                held[id(one)] = tensor, sample_of(tensor)
+                held[id(one)] = tensor, (tensor.dtype, sample_of(tensor))
         return held
 
-    def after_draw(self, values: dict[int, tuple[Tensor, bytes | None]], did: str) -> None:
-        """Note the tied tensors whose values an initialiser drew anew."""
+    def after_draw(self, values: dict[int, tuple[Tensor, Any]], did: str) -> None:
+        """Note the tied tensors whose values an initialiser drew anew, and did not cast."""
         for one in self._watched:
-            tensor, before = values.get(id(one), (None, None))
-            if tensor is None or before is None or sample_of(tensor) == before:
+            tensor, (dtype, before) = values.get(id(one), (None, (None, None)))
+            if tensor is None or before is None or tensor.dtype != dtype or sample_of(tensor) == before:
                 continue
             found = Overwritten(one.tie.names, user_line(sys._getframe(2), did=did))
             if found not in self.overwritten:
