@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from fix_file_subjects import file_subjects
 from fix_subjects import Subject, edit_weights, loaded, logits_of, pop2piano, save_small, small_model, subjects
 from older import run_older
+from safetensors.numpy import load_file, save_file
 
 import tiecheck
 from tiecheck.config.options import Config
@@ -206,3 +208,24 @@ def test_a_level_that_the_config_lacks_is_not_made(models: Path) -> None:
     assert fitting_edits((edit,), {"text_config": None}) == ()
     assert fitting_edits((edit,), None) == ()
     assert fitting_edits((edit,), {"text_config": {}}) == (edit,)
+
+
+MEMBERS = ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.encoder.embed_tokens.weight")
+
+
+@pytest.mark.parametrize("some", [MEMBERS[:1], MEMBERS[1:2], MEMBERS[::2], MEMBERS[1:]])
+def test_equal_copies_of_some_members_and_a_false_flag_are_tied(
+    some: tuple[str, ...], models: Path, tmp_path: Path
+) -> None:
+    """Whatever the flag would make at random: the loss is offered the flag, as the equal copies are."""
+    shutil.copytree(models / "bart-healthy-tied", tmp_path / "m")
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    (tmp_path / "m/config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    held = load_file(tmp_path / "m/model.safetensors")
+    held |= {name: held["model.shared.weight"].copy() for name in some}
+    save_file(held, tmp_path / "m/model.safetensors", {"format": "pt"})
+    outcome = fix_target(str(tmp_path / "m"), Config(), FixOptions(choice="tied", apply=True, rehearse=False))
+    assert outcome.written
+    assert "TIE102" in [finding.code for finding, _ in outcome.chosen]
+    (report,) = tiecheck.check(tmp_path / "m").targets
+    assert (report.status, [f for f in report.findings if f.severity != "info"]) == ("pass", [])

@@ -62,12 +62,15 @@ def apart_or_one(
 def one_tensor(
     group: Group, groups: tuple[Group, ...], flags: Iterable[str], when: str | None = TRAINED_TIED
 ) -> tuple[Edit, ...]:
-    """Return the way to tie a group of which one tensor is stored; none where the same flags would tie what differs.
+    """Return the way to tie a group of which one tensor is stored, or the source and equal copies.
+
+    There is none where the same flags would tie what differs.
 
     A tensor that may be the missing member under another name is a decision more: it would be lost by the tie.
     """
     others = (other for other in _under(group, groups) if other.names != group.names)
-    if group.stored != "absent" or not group.stored_names or any(map(_loses_tied, others)):
+    stored = group.stored == "absent" or (group.stored == "copy" and group.source in group.stored_names)
+    if not stored or not group.stored_names or any(map(_loses_tied, others)):
         return ()
     steps = set_flags(sorted(flags), value=True)
     if group.source in group.missing:
