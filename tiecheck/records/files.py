@@ -143,3 +143,5 @@ class StrictLoad(Record):
     """For each group declared as tied and stored in part: the names that are not stored, and the ones that are."""
     resumed: tuple[str, ...]
     """Files beside the weights that say that a training is to be resumed from here."""
+    doubled: bool = False
+    """True where the prefix is the base model's once more, which transformers 5 reads over, and 4.57 does not."""

@@ -39,7 +39,8 @@ def fit_names(
     known = () if isinstance(groups, Unknown) else groups
     aliases = tuple((g.missing, g.stored_names) for g in known if g.declared and g.missing and g.stored_names)
     stored = sum(len(shard.entries) for shard in checkpoint.shards)
-    return StrictLoad(prefix, renamed, stored, aliases if prefix is None else (), resumed)
+    doubled = prefix == f"{architecture.prefix}."
+    return StrictLoad(prefix, renamed, stored, aliases if prefix is None or doubled else (), resumed, doubled)
 
 
 def _prefix(
@@ -50,6 +51,10 @@ def _prefix(
         return None, None
     if not own and architecture.known:
         return _wrapped(checkpoint)
+    base = f"{architecture.prefix}."
+    again = [name for name in own if name.startswith(base) and name not in checkpoint and base + name in checkpoint]
+    if again and _everywhere(base, checkpoint):
+        return base, (base + again[0], again[0])
     spelt = {other for spec in architecture.ties for others in spec.spellings.values() for other in others}
     if not own or any(name in checkpoint for name in {*own, *spelt}):
         return None, None
@@ -59,7 +64,7 @@ def _prefix(
             if name.endswith(endings):
                 member = next(m for m in sorted(own, key=len, reverse=True) if name.endswith(f".{m}"))
                 prefix = name[: -len(member)]
-                if prefix != f"{architecture.prefix}." and _everywhere(prefix, checkpoint):
+                if prefix != base and _everywhere(prefix, checkpoint):
                     return prefix, (name, member)
     return None, None
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from tiecheck.records.edits import Edit, Step
 from tiecheck.records.files import LoadProblem, StrictLoad
-from tiecheck.records.words import Unknown
+from tiecheck.records.words import RANDOM, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
 from tiecheck.rules.stored.shapes import load_problem, problem_draft
 from tiecheck.wording import listed, pronoun_for
+
+if TYPE_CHECKING:
+    from tiecheck.records.loaders import LoaderView
 
 
 class LoaderReadsOtherWeights(Rule):
@@ -151,11 +155,12 @@ class StrictLoadWillFail(Rule):
     ## What it does
     Two things. An error where every stored name begins with a prefix that the class's names do not have
     (`module.`, `_orig_mod.`, `_fsdp_wrapped_module.`, `pretrained_model.`, `base_model.model.`), so that nothing of
-    the file would be loaded. And a note where a training is to be resumed from the directory (`trainer_state.json` or
-    an optimizer state is there) and the only members of a declared tie that are missing are aliases of one
-    that is stored: then the message about missing keys is harmless. The same file without a training beside it is the
-    normal form of a tied model, and gets no note. The class's names come from the tie table, or with `--live`
-    from the class itself; of a class that is not known nothing is said.
+    the file would be loaded; a warning where it is the base model's prefix once more (`model.model.`, as a module that
+    calls the model `model` saves it), which 4.57 alone does not read. And a note where a training is to be resumed from
+    the directory (`trainer_state.json` or an optimizer state is there) and the only members of a declared tie that are
+    missing are aliases of one that is stored: then the message about missing keys is harmless. The same file without a
+    training beside it is the normal form of a tied model, and gets no note. The class's names come from the tie table,
+    or with `--live` from the class itself; of a class that is not known nothing is said.
 
     ## Why it is bad
     transformers 4.57 and 5.23 were both tried on a file with such a prefix: `from_pretrained` loads not one
@@ -185,25 +190,30 @@ class StrictLoadWillFail(Rule):
         "huggingface/transformers#11682 huggingface/trl#3071 hpcaitech/ColossalAI#6447 verl-project/verl#4290"
     )
 
-    def check(self, strict_load: StrictLoad) -> Iterator[Draft | Unknown]:
-        if strict_load.prefix is not None and strict_load.renamed is not None:
-            yield self._wrapped(strict_load, strict_load.prefix, strict_load.renamed)
+    def check(self, strict_load: StrictLoad, loaders: tuple[LoaderView, ...] | None) -> Iterator[Draft | Unknown]:
+        lost = tuple(view for view in loaders or () if view.line == "4.57" and view.outcome in RANDOM)
+        whole = strict_load.doubled and not lost
+        if strict_load.prefix is not None and strict_load.renamed is not None and not whole:
+            yield self._wrapped(strict_load, strict_load.prefix, strict_load.renamed, lost)
         elif strict_load.resumed:
             for missing, stored in strict_load.aliases:
                 yield self._harmless(missing, stored, strict_load.resumed)
 
     @staticmethod
-    def _wrapped(fact: StrictLoad, prefix: str, renamed: tuple[str, str]) -> Draft:
+    def _wrapped(fact: StrictLoad, prefix: str, renamed: tuple[str, str], older: tuple[LoaderView, ...]) -> Draft:
         makers = [WRAPPERS[part] for part in prefix.split(".") if part in WRAPPERS]
         by = f", as {listed(tuple(makers))} leave{'s' if len(makers) == 1 else ''} it" if makers else ""
         stored, own = renamed
+        unlike = " once more than those of the class" if fact.doubled else ", and those of the class do not"
+        loads = "transformers 5 reads them all the same; 4.57 loads" if fact.doubled else "from_pretrained loads"
         return Draft(
-            f"All {fact.stored:,} stored names begin with {prefix!r}{by}, and those of the class do not: {stored} is "
-            f"stored where the class has {own}. from_pretrained loads none of them and makes every weight at random; "
-            "a strict load_state_dict stops.",
+            f"All {fact.stored:,} stored names begin with {prefix!r}{by}{unlike}: {stored} is "
+            f"stored where the class has {own}. {loads} none of them and makes every weight at random; a strict "
+            "load_state_dict stops.",
             (stored,),
             (tensor_place(stored, f"the class's name is {own}"),),
-            severity="error",
+            severity="warning" if fact.doubled else "error",
+            hurts=older if fact.doubled else None,
             edits=(Edit("stripped", None, True, (Step("strip-prefix", (prefix,)),)),),
         )
 
@@ -224,14 +234,22 @@ class StrictLoadWillFail(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD
+        from tiecheck.rules.cases import EMBEDDING, HEAD, loader_view
 
         alias = (((HEAD,), (EMBEDDING,)),)
         normal = StrictLoad(None, None, 11, alias, ())
         wrapped = StrictLoad("module.", (f"module.{EMBEDDING}", EMBEDDING), 11, (), ())
         compiled = StrictLoad("module._orig_mod.", (f"module._orig_mod.{EMBEDDING}", EMBEDDING), 11, (), ())
-        yield Case("saved inside DistributedDataParallel", {"strict_load": wrapped}, finds=("error",))
-        yield Case("compiled and distributed", {"strict_load": compiled}, finds=("error",))
-        yield Case("a Trainer checkpoint", {"strict_load": normal._replace(resumed=("a",))}, finds=("info",))
-        yield Case("a tied model as the hub has thousands", {"strict_load": normal})
-        yield Case("a Trainer checkpoint, untied", {"strict_load": normal._replace(aliases=(), resumed=("a",))})
+        twice = StrictLoad("model.", (f"model.{EMBEDDING}", EMBEDDING), 11, (), (), True)
+        older = loader_view("transformers", "embedding-random", versions="4.57", checked="run")
+
+        def facts(found: StrictLoad, *views: LoaderView) -> dict[str, Any]:
+            return {"strict_load": found, "loaders": views}
+
+        yield Case("saved inside DistributedDataParallel", facts(wrapped), finds=("error",))
+        yield Case("compiled and distributed", facts(compiled), finds=("error",))
+        yield Case("saved inside a module that calls it `model`", facts(twice, older), finds=("warning",))
+        yield Case("the same of a class that 4.57 has not", facts(twice))
+        yield Case("a Trainer checkpoint", facts(normal._replace(resumed=("a",))), finds=("info",))
+        yield Case("a tied model as the hub has thousands", facts(normal))
+        yield Case("a Trainer checkpoint, untied", facts(normal._replace(aliases=(), resumed=("a",))))
