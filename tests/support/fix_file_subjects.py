@@ -235,7 +235,7 @@ def names() -> Iterator[Subject]:
     yield prefixed("_orig_mod.", "GPT2LMHeadModel", sharded=True)
     yield prefixed("module.", "BertForMaskedLM", pickled=True)
     yield prefixed("model.", LLAMA, "TIE102", sharded=True)  # untied: the head has it too
-    yield prefixed("model.", "Qwen2ForCausalLM", "TIE107", tie_word_embeddings=True)
+    yield prefixed("model.", "Qwen2ForCausalLM", "TIE205", tie_word_embeddings=True)
 
     def renamed(to: str, wrap: Callable[[Tensors], Any] | None = None) -> Subject:
         def write(where: Path) -> Meant:

@@ -69,8 +69,8 @@ def one_tensor(
     A tensor that may be the missing member under another name is a decision more: it would be lost by the tie.
     """
     others = (other for other in _under(group, groups) if other.names != group.names)
-    stored = group.stored == "absent" or (group.stored == "copy" and group.source in group.stored_names)
-    if not stored or not group.stored_names or any(map(_loses_tied, others)):
+    copies = group.stored == "copy" and bool(group.missing) and group.source in group.stored_names
+    if not (group.stored == "absent" or copies) or not group.stored_names or any(map(_loses_tied, others)):
         return ()
     steps = set_flags(sorted(flags), value=True)
     if group.source in group.missing:
