@@ -189,7 +189,7 @@ class TiedMemberLost(Rule):
                 continue
             if spoken_for(views) and not nothing:
                 continue
-            if any(view.outcome == "kept-apart" and view.line == "5" for view in views):
+            if any(view.outcome == "kept-apart" and view.versions == "5" for view in views):
                 continue  # a bias that nothing reads
             lost = listed(group.missing)
             verb = "is" if len(group.missing) == 1 else "are"
