@@ -25,6 +25,8 @@ from zoo import animal, by_name, own
 from tiecheck.live.rehearsal import Rehearser, rehearse, shadow_directory, write_shadow
 from tiecheck.records.loaders import Rehearsal
 from tiecheck.tables.generate.classes import class_candidates
+from tiecheck.tables.generate.head_scale import tiny_config
+from tiecheck.tables.generate.probe import Probe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -336,3 +338,18 @@ def test_a_shadow_is_a_file_of_the_same_header(llama: Callable[..., Path], tmp_p
     }
     with pytest.raises(ValueError, match="no plain file name"), shadow_directory({"../config.json": ""}, {}):
         pass
+
+
+def test_a_class_that_does_not_hand_on_what_was_loaded_is_unsure_and_does_not_raise(tmp_path: Path) -> None:
+    """Jev's own `from_pretrained` (5.23) takes what it gets for the model alone: with the loading info it raises."""
+    from transformers import JevForDecision
+
+    config = JevForDecision.config_class
+    asked = Probe(JevForDecision, config, {})
+    JevForDecision(config.from_dict(tiny_config(asked.full, asked.config, 32, 2))).save_pretrained(tmp_path)
+    assert isinstance(JevForDecision.from_pretrained(tmp_path), JevForDecision)
+    with pytest.raises(AttributeError, match="'tuple' object"):
+        JevForDecision.from_pretrained(tmp_path, output_loading_info=True)
+    found = rehearse(str(tmp_path))
+    assert not found.raised
+    assert "does not hand on what was loaded" in (found.unsure or "")

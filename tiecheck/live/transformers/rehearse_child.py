@@ -232,6 +232,8 @@ def rehearse_on_meta(
             told.update({key: sorted(info[f"{key}_keys"]) for key in ("missing", "unexpected")})
             told["mismatched"] = sorted(str(entry[0]) for entry in info["mismatched_keys"])
         except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  # whatever it raises is the answer
+            if isinstance(error, AttributeError) and "'tuple' object" in str(error):  # Jev (5.23) wants a model alone
+                return {**told, "unsure": f"{told.get('class_name')} does not hand on what was loaded"}
             told.update(_tell_error(error, _special(directory), refused))
     if not newer and told.get("unsure") is None:
         told["unsure"] = _other_way(told, directory, modeling)
