@@ -168,6 +168,8 @@ def _tell_error(error: BaseException, config: Any, refused: list[str]) -> dict[s
         pass  # what the directory lacks here, it lacks in a load
     elif isinstance(error, (ImportError, MemoryError, NotImplementedError)) or ARTEFACT.search(str(error)):
         unsure = f"on meta it raised {said}, which a real load may not"
+    elif isinstance(error, AttributeError) and str(error).startswith("'tuple' object"):
+        unsure = f"asked for what was loaded it raised {said}, as a class does that takes the model alone"  # Jev (5.23)
     elif os.path.dirname(inner) == os.path.dirname(__file__):
         unsure = f"the rehearsal itself failed with {said}"
     elif config and not MISMATCH.search(str(error)):
@@ -232,8 +234,6 @@ def rehearse_on_meta(
             told.update({key: sorted(info[f"{key}_keys"]) for key in ("missing", "unexpected")})
             told["mismatched"] = sorted(str(entry[0]) for entry in info["mismatched_keys"])
         except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  # whatever it raises is the answer
-            if isinstance(error, AttributeError) and "'tuple' object" in str(error):  # Jev (5.23) wants a model alone
-                return {**told, "unsure": f"{told.get('class_name')} does not hand on what was loaded"}
             told.update(_tell_error(error, _special(directory), refused))
     if not newer and told.get("unsure") is None:
         told["unsure"] = _other_way(told, directory, modeling)
